@@ -1,0 +1,209 @@
+package pa
+
+import (
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"rollcall/dialog"
+	"rollcall/pa/pidf"
+	"rollcall/sip"
+)
+
+// recoveryGrace is how long a publication that ran out while the server was
+// down is kept after the start: its publisher could not refresh it.
+const recoveryGrace = time.Minute
+
+// Publish implements dialog.Publisher: RFC 3903 section 6, in its order
+// (PUB-01). A refused request changes nothing.
+func (s *Shard) Publish(t *dialog.Turn, r *dialog.Request) {
+	if err := s.publish(t, r); err != nil {
+		t.Fail(r, err)
+	}
+}
+
+func (s *Shard) publish(t *dialog.Turn, r *dialog.Request) *dialog.Error {
+	m := r.Msg
+	if !r.Local {
+		return dialog.Refuse(404, "")
+	}
+	if !r.Package.Publish {
+		return dialog.Refuse(489, "", "Allow-Events", "presence")
+	}
+	if r.Watcher.URI != r.Resource {
+		return dialog.Refuse(403, "Not Your Presence")
+	}
+	p := s.all[r.Resource]
+	var pub *publication
+	if m.Has(sip.HdrSIPIfMatch) {
+		tags := slices.Collect(m.Values(sip.HdrSIPIfMatch))
+		if len(tags) != 1 {
+			return dialog.Refuse(400, "One Entity Tag Only")
+		}
+		if pub = p.byTag(string(tags[0])); pub == nil {
+			return dialog.Refuse(412, "")
+		}
+	}
+	expires, err := t.Expires(m, r.Package.DefaultExpires)
+	if err != nil {
+		return err
+	}
+	body := m.Body()
+	if expires == 0 {
+		return s.unpublish(t, r, p, pub)
+	}
+	if len(body) == 0 {
+		if pub == nil {
+			return dialog.Refuse(400, "Body Missing")
+		}
+		s.a.stats.Refreshed.Add(1)
+		s.keep(t, p, pub, expires)
+		s.published(t, r, pub.row.ETag, expires)
+		return nil
+	}
+	doc, err := s.body(r)
+	if err != nil {
+		return err
+	}
+	if pub == nil {
+		if p != nil && len(p.pubs) >= s.a.opt.MaxPublications {
+			return &dialog.Error{Status: 503, Reason: "Too Many Publications", RetryAfter: time.Minute}
+		}
+		p = s.presentity(r.Resource)
+		pub = &publication{row: PublicationRow{Resource: p.key, Event: r.Package.Name, ID: newToken()}}
+		s.a.stats.Publications.Add(1)
+	}
+	s.a.stats.Published.Add(1)
+	ctype, _ := m.ContentType()
+	p.seq++
+	pub.doc = doc
+	pub.row.ContentType, pub.row.Body = strings.ToLower(string(ctype)), doc.Bytes()
+	pub.row.Seq, pub.row.UpdatedMS = p.seq, t.Now.UnixMilli()
+	p.pubs = append(slices.DeleteFunc(p.pubs, func(o *publication) bool { return o == pub }), pub)
+	s.keep(t, p, pub, expires)
+	s.published(t, r, pub.row.ETag, expires)
+	s.changed(t, p)
+	return nil
+}
+
+// byTag finds a publication of this presentity, and of no other (PUB-05).
+func (p *presentity) byTag(tag string) *publication {
+	if p == nil {
+		return nil
+	}
+	for _, pub := range p.pubs {
+		if pub.row.ETag == tag {
+			return pub
+		}
+	}
+	return nil
+}
+
+// body reads the published document.
+func (s *Shard) body(r *dialog.Request) (*pidf.Document, *dialog.Error) {
+	m := r.Msg
+	if e := m.Header(sip.HdrContentEncoding); e != nil && !strings.EqualFold(string(e), "identity") {
+		return nil, dialog.Refuse(415, "", "Accept-Encoding", "identity")
+	}
+	ctype, _ := m.ContentType()
+	if !slices.ContainsFunc(r.Package.Types, func(t string) bool { return strings.EqualFold(t, string(ctype)) }) {
+		return nil, dialog.Refuse(415, "", "Accept", strings.Join(r.Package.Types, ", "))
+	}
+	doc, err := pidf.Parse(slices.Clone(m.Body()), pidf.Limits{Bytes: s.a.opt.MaxBody})
+	if err != nil {
+		status, reason := 400, "Bad Presence Document"
+		var pe *pidf.Error
+		if errors.As(err, &pe) {
+			status = pe.Code()
+			if status != 400 {
+				reason = ""
+			}
+		}
+		return nil, &dialog.Error{Status: status, Reason: reason, Err: err}
+	}
+	return doc, nil
+}
+
+// published answers with the new entity tag.
+func (s *Shard) published(t *dialog.Turn, r *dialog.Request, tag string, expires time.Duration) {
+	t.Reply(r, 200, "", "SIP-ETag", tag, "Expires", strconv.FormatInt(int64(expires/time.Second), 10))
+}
+
+// keep gives a publication a new entity tag and expiry, and stores it.
+func (s *Shard) keep(t *dialog.Turn, p *presentity, pub *publication, expires time.Duration) {
+	pub.row.ETag = newToken()
+	pub.row.ExpiresMS = t.Now.Add(expires).UnixMilli()
+	s.arm(t, p, pub)
+	t.Persist(PutPublication{Row: pub.row})
+}
+
+// arm sets the publication's expiry timer.
+func (s *Shard) arm(t *dialog.Turn, p *presentity, pub *publication) {
+	if pub.id == 0 {
+		s.nextID++
+		pub.id = s.nextID
+		s.timers[pub.id] = timed{p, pub}
+	}
+	t.CancelTimer(pub.timer)
+	pub.timer = t.SetTimer(s.a.opt.Component, pub.id, time.UnixMilli(pub.row.ExpiresMS))
+}
+
+// unpublish handles Expires: 0. A body is ignored (PUB-07); without an entity
+// tag there is nothing to remove, so nothing is stored and nothing changes.
+func (s *Shard) unpublish(t *dialog.Turn, r *dialog.Request, p *presentity, pub *publication) *dialog.Error {
+	if pub == nil && len(r.Msg.Body()) == 0 {
+		return dialog.Refuse(400, "Entity Tag Missing")
+	}
+	s.published(t, r, newToken(), 0) // the tag is required and of no use (PUB-02)
+	if pub != nil {
+		s.drop(t, p, pub)
+	}
+	return nil
+}
+
+// expired removes a publication that was not refreshed; watchers are told
+// (PUB-14).
+func (s *Shard) expired(t *dialog.Turn, p *presentity, pub *publication) {
+	if t.Now.UnixMilli() < pub.row.ExpiresMS {
+		s.arm(t, p, pub)
+		return
+	}
+	s.a.stats.Expired.Add(1)
+	s.drop(t, p, pub)
+}
+
+func (s *Shard) drop(t *dialog.Turn, p *presentity, pub *publication) {
+	t.CancelTimer(pub.timer)
+	delete(s.timers, pub.id)
+	p.pubs = slices.DeleteFunc(p.pubs, func(o *publication) bool { return o == pub })
+	s.a.stats.Publications.Add(-1)
+	t.Persist(DeletePublication{Resource: pub.row.Resource, Event: pub.row.Event, ID: pub.row.ID})
+	s.changed(t, p)
+	s.tidy(p)
+}
+
+// Restore brings a stored publication back after a restart.
+func (s *Shard) Restore(t *dialog.Turn, row PublicationRow) error {
+	doc, err := pidf.Parse(row.Body, pidf.Limits{Bytes: max(s.a.opt.MaxBody, len(row.Body))})
+	if err != nil {
+		return err
+	}
+	p := s.presentity(row.Resource)
+	pub := &publication{row: row, doc: doc}
+	if grace := t.Now.Add(recoveryGrace).UnixMilli(); row.ExpiresMS < grace {
+		pub.row.ExpiresMS = grace
+	}
+	p.pubs = append(p.pubs, pub)
+	slices.SortStableFunc(p.pubs, func(a, b *publication) int {
+		if a.row.Seq < b.row.Seq {
+			return -1
+		}
+		return 1
+	})
+	p.seq = max(p.seq, row.Seq)
+	s.a.stats.Publications.Add(1)
+	s.arm(t, p, pub)
+	return nil
+}

@@ -1,0 +1,64 @@
+package pa
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"rollcall/dialog"
+	"rollcall/pa/winfo"
+)
+
+// watcherList is a subscription to a presentity's watcher information. Its
+// documents are always full (RFC 3858 section 3), so a lost one is repaired by
+// the next.
+type watcherList struct {
+	p    *presentity
+	gone []winfo.Watcher // those that left since the last document
+}
+
+// maxGone bounds the watchers a document reports as gone; of more the oldest
+// are left out, as RFC 3857 section 4.7.2 lets transient ones be.
+const maxGone = 100
+
+// attachWatcherInfo serves presence.winfo: to the presentity itself, and in
+// open mode to everybody (WI-03).
+func (s *Shard) attachWatcherInfo(t *dialog.Turn, p *presentity, in dialog.Interest, to dialog.SinkRef) {
+	if in.Watcher.URI != in.Resource && s.a.opt.Mode != Open {
+		t.Update(dialog.Update{To: to, State: dialog.Terminated, Reason: dialog.Rejected,
+			Err: dialog.Refuse(403, "Only The Owner Sees Watchers")})
+		return
+	}
+	l := &watcherList{p: p}
+	if p.winfos == nil {
+		p.winfos = make(map[dialog.SinkRef]*watcherList)
+	}
+	p.winfos[to] = l
+	t.Update(dialog.Update{To: to, State: dialog.Active, View: l})
+}
+
+// watchersChanged tells the subscribers of watcher information.
+func (s *Shard) watchersChanged(t *dialog.Turn, p *presentity, gone *winfo.Watcher) {
+	for to, l := range p.winfos {
+		if gone != nil {
+			if len(l.gone) >= maxGone {
+				l.gone = slices.Delete(l.gone, 0, 1)
+			}
+			l.gone = append(l.gone, *gone)
+		}
+		t.Update(dialog.Update{To: to, State: dialog.Active, View: l})
+	}
+}
+
+// Render implements dialog.Content (WI-08, WI-09).
+func (l *watcherList) Render(dst []byte, v dialog.View) ([]byte, string) {
+	ws := make([]winfo.Watcher, 0, len(l.p.watchers)+len(l.gone))
+	for _, w := range l.p.watchers {
+		ws = append(ws, winfo.Watcher{ID: w.id, URI: w.uri, Status: w.status(), Event: w.event,
+			Duration: v.Now.Sub(w.since).Truncate(time.Second)})
+	}
+	slices.SortFunc(ws, func(a, b winfo.Watcher) int { return strings.Compare(a.ID, b.ID) })
+	ws = append(ws, l.gone...)
+	l.gone = nil
+	return winfo.Append(dst, v.Version, true, l.p.key, "presence", ws), "application/watcherinfo+xml"
+}

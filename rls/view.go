@@ -1,0 +1,354 @@
+package rls
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"rollcall/dialog"
+	"rollcall/rls/list"
+	"rollcall/rls/rlmi"
+	"rollcall/sip"
+)
+
+// view is one list subscription: what its watcher should see, and how much of
+// it was sent. It is the Content of the subscription's NOTIFYs.
+type view struct {
+	s       *Shard
+	id      uint64
+	to      dialog.SinkRef
+	in      dialog.Interest
+	token   string // makes Content-IDs and boundaries ours
+	root    *node
+	members map[uint32]*member // by number of the attachment
+	next    uint32
+	waiting int // members that have not answered yet
+	ready   bool
+	timer   sip.Timer
+}
+
+// node is a list: the one subscribed to, or one nested in it.
+type node struct {
+	tree    *list.Tree
+	names   []rlmi.Name
+	items   []*member
+	version uint32 // of the next document about a nested list
+	sent    bool
+}
+
+// member is a row of a list. It is served by somebody, or is a list itself.
+type member struct {
+	num      uint32
+	uri, key string
+	names    []rlmi.Name
+	child    *node
+	state    dialog.SubState
+	reason   dialog.Reason
+	doc      *dialog.Document
+	changed  time.Time
+	attached bool
+	heard    bool
+	dirty    bool // not sent as it is now
+	gone     bool // no longer on the list; to be said once (RL-27)
+}
+
+// EventList marks the content as a list (RL-01).
+func (v *view) EventList() bool { return true }
+
+// build makes the view equal to a tree: at first, and when the list changed.
+func (v *view) build(t *dialog.Turn, tree *list.Tree) {
+	if v.root == nil {
+		v.root = &node{}
+	}
+	v.merge(t, v.root, tree)
+	if v.ready {
+		v.tell(t)
+		return
+	}
+	if v.waiting == 0 {
+		v.begin(t)
+	} else if v.timer == 0 {
+		v.timer = t.SetTimer(v.s.s.opt.Component, v.id, t.Now.Add(readyTimeout))
+	}
+}
+
+// merge gives a node the members of a tree. Members that stay keep their
+// state and their attachment.
+func (v *view) merge(t *dialog.Turn, n *node, tree *list.Tree) {
+	old := make(map[string]*member, len(n.items))
+	for _, m := range n.items {
+		if !m.gone {
+			old[m.key] = m
+		}
+	}
+	n.tree, n.names = tree, names(tree.Names)
+	items := make([]*member, 0, len(tree.Nodes))
+	for i := range tree.Nodes {
+		nd := &tree.Nodes[i]
+		m := old[nd.Key]
+		if m != nil && (m.child != nil) == (nd.List != nil) {
+			delete(old, nd.Key)
+			if now := names(nd.Names); !sameNames(m.names, now) {
+				m.names, m.dirty = now, true
+			}
+		} else {
+			v.next++
+			m = &member{num: v.next, uri: nd.URI, key: nd.Key, names: names(nd.Names), dirty: true, changed: t.Now}
+			if nd.List == nil {
+				v.attach(t, m)
+			} else {
+				m.child = &node{}
+			}
+		}
+		if m.child != nil {
+			v.merge(t, m.child, nd.List)
+		}
+		items = append(items, m)
+	}
+	for _, m := range n.items { // in the order they had
+		if old[m.key] == m || m.gone {
+			v.drop(t, m)
+			items = append(items, m)
+		}
+	}
+	n.items = items
+}
+
+// drop takes a member, and what is nested in it, off the list.
+func (v *view) drop(t *dialog.Turn, m *member) {
+	if m.gone {
+		return
+	}
+	v.detach(t, m)
+	m.gone, m.dirty, m.changed = true, true, t.Now
+	m.state, m.reason, m.doc = dialog.Terminated, dialog.NoResource, nil
+	if m.child != nil {
+		for _, c := range m.child.items {
+			v.drop(t, c)
+		}
+		m.child = nil
+	}
+}
+
+func (v *view) attach(t *dialog.Turn, m *member) {
+	v.members[m.num] = m
+	v.waiting++
+	m.attached = true
+	v.s.s.stats.Members.Add(1)
+	t.Attach(v.interest(m), v.ref(m))
+}
+
+func (v *view) detach(t *dialog.Turn, m *member) {
+	if !m.attached {
+		return
+	}
+	v.lost(m)
+	t.Detach(v.interest(m), v.ref(m))
+}
+
+// lost forgets a member's attachment.
+func (v *view) lost(m *member) {
+	m.attached = false
+	delete(v.members, m.num)
+	v.s.s.stats.Members.Add(-1)
+	if !m.heard {
+		m.heard = true
+		v.waiting--
+	}
+}
+
+func (v *view) interest(m *member) dialog.Interest {
+	return dialog.Interest{Package: v.in.Package, Resource: m.key, URI: m.uri, Watcher: v.in.Watcher, Depth: v.in.Depth + 1,
+		Accept: v.in.Accept, Resumed: v.in.Resumed}
+}
+
+func (v *view) ref(m *member) dialog.SinkRef {
+	return dialog.SinkRef{ID: v.id, Member: m.num, Shard: v.s.id, Component: v.s.s.opt.Component}
+}
+
+// update takes a member's news.
+func (v *view) update(t *dialog.Turn, m *member, u dialog.Update) {
+	if !m.heard {
+		m.heard = true
+		v.waiting--
+	}
+	if u.State == dialog.Terminated && !u.Retrying {
+		v.lost(m)
+	}
+	if m.state != u.State || m.reason != u.Reason || m.doc != u.Doc {
+		m.state, m.reason, m.doc, m.changed, m.dirty = u.State, u.Reason, u.Doc, t.Now, true
+	}
+	switch {
+	case !v.ready && v.waiting == 0:
+		v.begin(t)
+	case v.ready && m.dirty:
+		v.tell(t)
+	}
+}
+
+// begin lets the subscription be answered and the first NOTIFY go.
+func (v *view) begin(t *dialog.Turn) {
+	if v.ready || v.root == nil {
+		return
+	}
+	v.ready = true
+	t.CancelTimer(v.timer)
+	if v.in.Resumed {
+		v.root.clean()
+	}
+	v.tell(t)
+}
+
+// clean marks everything as sent.
+func (n *node) clean() {
+	for _, m := range n.items {
+		m.dirty = false
+		if m.child != nil {
+			m.child.clean()
+		}
+	}
+}
+
+func (v *view) tell(t *dialog.Turn) {
+	t.Update(dialog.Update{To: v.to, State: dialog.Active, View: v})
+}
+
+// Render implements dialog.Content: the multipart body of the NOTIFY that is
+// about to be sent (RFC 4662 section 5). What it renders counts as sent.
+func (v *view) Render(dst []byte, w dialog.View) ([]byte, string) {
+	v.s.s.stats.Rendered.Add(1)
+	r := renderer{v: v, w: w, stamp: strconv.FormatUint(uint64(w.Version), 10) + "." + v.token + "@" + hostOf(v.in.Resource)}
+	return r.node(dst, v.root, v.in.URI, w.Version, w.Full || !v.root.sent, "l0.")
+}
+
+type renderer struct {
+	v     *view
+	w     dialog.View
+	stamp string // end of every Content-ID of this NOTIFY
+}
+
+// node renders one list with its nested lists; version and full are its own.
+func (r *renderer) node(dst []byte, n *node, uri string, version uint32, full bool, id string) ([]byte, string) {
+	l := rlmi.List{URI: uri, Version: version, FullState: full, Names: n.names}
+	instances := make([]rlmi.Instance, len(n.items))
+	l.Resources = make([]rlmi.Resource, 0, len(n.items))
+	parts := make([]rlmi.Part, 0, len(n.items))
+	kept := n.items[:0]
+	for i, m := range n.items {
+		if full && m.gone && !n.sent { // never shown, nothing to take back
+			continue
+		}
+		if !m.gone {
+			kept = append(kept, m)
+		} else if full {
+			continue // absent from full state
+		}
+		if !full && !m.dirty && (m.child == nil || !m.child.unsent()) {
+			continue
+		}
+		m.dirty = false
+		res := rlmi.Resource{URI: m.uri, Names: m.names}
+		if inst, part, ok := r.member(m, full); ok {
+			instances[i] = inst
+			res.Instances = instances[i : i+1]
+			if part.CID != "" {
+				parts = append(parts, part)
+			}
+		}
+		l.Resources = append(l.Resources, res)
+	}
+	clear(n.items[len(kept):])
+	n.items, n.sent = kept, true
+	boundary := "b" + r.v.token
+	for rlmi.BoundaryOccurs(boundary, parts) {
+		boundary = "b" + newToken()
+	}
+	root := id + r.stamp
+	return rlmi.AppendMultipart(dst, boundary, root, &l, parts), rlmi.ContentType(boundary, root)
+}
+
+// member renders a member's instance and the part that holds its state.
+func (r *renderer) member(m *member, full bool) (inst rlmi.Instance, part rlmi.Part, ok bool) {
+	num := strconv.FormatUint(uint64(m.num), 10)
+	cid := "m" + num + "." + r.stamp
+	if c := m.child; c != nil {
+		if !c.sent && r.v.in.Resumed { // nested versions are not stored: this is above any that was sent
+			c.version = r.w.Version
+		}
+		body, ctype := r.nested(c, m.uri, full || !c.sent, "l"+num+".")
+		c.version++
+		return rlmi.Active("i"+num, cid), rlmi.Part{CID: cid, ContentType: ctype, Body: body}, true
+	}
+	switch m.state {
+	case dialog.Active:
+		doc := m.doc
+		if doc == nil {
+			if r.v.in.Package.Empty == nil {
+				return rlmi.Pending("i" + num), part, true
+			}
+			doc = &dialog.Document{Type: r.v.in.Package.Types[0], Body: r.v.in.Package.Empty(m.uri)}
+		}
+		return rlmi.Active("i"+num, cid), rlmi.Part{CID: cid, ContentType: doc.Type, Body: doc.Body}, true
+	case dialog.Pending:
+		return rlmi.Pending("i" + num), part, true
+	case dialog.Terminated:
+		return rlmi.Terminated("i"+num, string(m.reason)), part, true
+	}
+	return inst, part, false
+}
+
+func (r *renderer) nested(c *node, uri string, full bool, id string) ([]byte, string) {
+	return r.node(nil, c, uri, c.version, full, id)
+}
+
+// unsent tells whether anything in a nested list is still to be said.
+func (n *node) unsent() bool {
+	for _, m := range n.items {
+		if m.dirty || m.child != nil && m.child.unsent() {
+			return true
+		}
+	}
+	return false
+}
+
+func (n *node) describe(in *ViewInfo, depth int) {
+	for _, m := range n.items {
+		in.Members = append(in.Members, MemberInfo{URI: m.uri, Depth: depth, State: m.state.String(), Reason: string(m.reason), Changed: m.changed.UTC()})
+		if m.child != nil {
+			m.child.describe(in, depth+1)
+		}
+	}
+}
+
+func names(in []list.Name) []rlmi.Name {
+	out := make([]rlmi.Name, len(in))
+	for i, n := range in {
+		out[i] = rlmi.Name(n)
+	}
+	return out
+}
+
+func sameNames(a, b []rlmi.Name) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// hostOf is the host of a key, for Content-IDs.
+func hostOf(key string) string {
+	h := key[strings.LastIndexByte(key, '@')+1:]
+	h = strings.TrimPrefix(h, "sip:")
+	if i := strings.IndexAny(h, ":;["); i >= 0 {
+		h = h[:i]
+	}
+	if h == "" {
+		return "invalid"
+	}
+	return h
+}

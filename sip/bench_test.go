@@ -1,0 +1,77 @@
+package sip
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+// subscribe768 is an ordinary list SUBSCRIBE of 768 octets.
+var subscribe768 = func() string {
+	s := crlf(`SUBSCRIBE sip:friends@example.com SIP/2.0
+Via: SIP/2.0/UDP 192.0.2.17:5062;branch=z9hG4bK.x7Hq3PzLk;rport
+From: "Alice Example" <sip:alice@example.com>;tag=q6Tb1xYpE
+To: <sip:friends@example.com>
+CSeq: 20 SUBSCRIBE
+Call-ID: mU9pCq0vXn
+Max-Forwards: 70
+Supported: eventlist, replaces, outbound, gruu
+Event: presence
+Expires: 600
+Accept: multipart/related, application/rlmi+xml, application/pidf+xml
+Contact: <sip:alice@192.0.2.17:5062;transport=udp>;+sip.instance="<urn:uuid:8f0e3b52-6f0c-0031-a3a1-3e21d7a14c52>"
+Allow: INVITE, ACK, CANCEL, OPTIONS, BYE, REFER, NOTIFY, MESSAGE, SUBSCRIBE, INFO, PRACK, UPDATE
+User-Agent: Phone/5.1
+Content-Length: 0
+
+`)
+	return strings.Replace(s, "Phone/5.1", "Phone/5.1 "+strings.Repeat("x", 768-1-len(s)), 1)
+}()
+
+func BenchmarkParseSubscribe(b *testing.B) {
+	text := []byte(subscribe768)
+	b.SetBytes(int64(len(text)))
+	b.ReportAllocs()
+	var m Message
+	for b.Loop() {
+		if err := m.Parse(text, false); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkFrameLen(b *testing.B) {
+	text := []byte(subscribe768)
+	b.SetBytes(int64(len(text)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if n, _ := FrameLen(text); n != len(text) {
+			b.Fatal(n)
+		}
+	}
+}
+
+func BenchmarkAppendResponse(b *testing.B) {
+	var m Message
+	if err := m.Parse([]byte(subscribe768), false); err != nil {
+		b.Fatal(err)
+	}
+	m.Flow.Remote = netip.MustParseAddrPort("192.0.2.17:40000")
+	buf := make([]byte, 0, 2048)
+	b.ReportAllocs()
+	for b.Loop() {
+		buf = AppendResponse(buf[:0], &m, 200, "", "0a1b2c3d")
+		buf = AppendHeader(buf, "Expires", "600")
+		buf = AppendBody(buf, "", nil)
+	}
+}
+
+func BenchmarkURIKey(b *testing.B) {
+	b.ReportAllocs()
+	for b.Loop() {
+		u, err := ParseURI("sip:alice@Example.com;transport=tcp")
+		if err != nil || u.Key() != "sip:alice@example.com" {
+			b.Fatal(err)
+		}
+	}
+}
