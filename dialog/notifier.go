@@ -1,0 +1,348 @@
+package dialog
+
+import (
+	"time"
+)
+
+// The notifier side of a subscription (RFC 6665 section 4.2, figure 5).
+//
+//	state       event                       next         effects
+//	init        subscribe                   waiting      attach
+//	waiting     update pending|active       that         respond 200, store, NOTIFY full
+//	            (fetch: Expires 0)          terminated   respond 200, detach, NOTIFY full
+//	            update terminated           gone         respond with its error
+//	            subscribe                   waiting      500: the first one is not answered yet
+//	            timer                       gone         respond 504, detach
+//	pending,    subscribe > 0               same         respond 200, store, NOTIFY full
+//	active      subscribe 0                 terminated   respond 200, forget, detach, NOTIFY full
+//	            update                      that         NOTIFY, paced
+//	            update terminated           terminated   forget, NOTIFY
+//	            timer at expiry             terminated   forget, detach, NOTIFY
+//	            answer 2xx                  same         next NOTIFY if one is owed
+//	            answer EV-15, 408           gone         forget, detach
+//	            answer other                same         NOTIFY full later
+//	            unsent                      same         NOTIFY full again, with the same CSeq
+//	terminated  subscribe                   same         respond 481
+//	            answer to the last NOTIFY   gone
+//
+// NOTIFYs are owed, not queued: flush sends one when none is in flight.
+
+// cseqBlock is how many CSeq numbers are reserved by one write.
+const cseqBlock = 256
+
+// sourceTimeout bounds the wait for a source's first Update.
+const sourceTimeout = 10 * time.Second
+
+type notifierPhase uint8
+
+const (
+	phaseInit notifierPhase = iota
+	phaseWaiting
+	phasePending
+	phaseActive
+	phaseTerminated
+	phaseGone
+)
+
+func (p notifierPhase) String() string {
+	return [...]string{"init", "waiting", "pending", "active", "terminated", "gone"}[p]
+}
+
+// Notifier is the machine of one subscription. Step is its only entry.
+type Notifier struct {
+	phase      notifierPhase
+	inFlight   bool
+	owed       bool // a NOTIFY must be sent
+	urgent     bool // ... without regard to the interval
+	full       bool // ... with full state
+	fetch      bool
+	resumed    bool  // after a restart: the first update is what the watcher has
+	failures   uint8 // NOTIFYs in a row that failed without ending the subscription
+	reason     Reason
+	retryAfter time.Duration
+	interval   time.Duration
+	cseq       uint32 // of the last NOTIFY
+	ceiling    uint32 // reserved in the store
+	offset     uint32 // cseq - offset is the body version
+	expires    time.Time
+	notBefore  time.Time // next NOTIFY that nobody asked for
+}
+
+type eventKind uint8
+
+const (
+	evSubscribe eventKind = iota
+	evUpdate
+	evAnswer
+	evUnsent // the NOTIFY did not leave; at once again with expires 0, else later
+	evTimer
+	evFlush
+)
+
+// notifierEvent is what happens to a subscription.
+type notifierEvent struct {
+	kind       eventKind
+	expires    time.Duration // granted, of evSubscribe
+	state      SubState      // of evUpdate
+	reason     Reason
+	retryAfter time.Duration // of evUpdate, or of an answer
+	err        *Error
+	status     int // of evAnswer
+}
+
+type effectKind uint8
+
+const (
+	fxRespond effectKind = iota // answer the waiting SUBSCRIBE
+	fxAttach
+	fxDetach
+	fxStore   // insert or replace the row
+	fxForget  // delete the row
+	fxCeiling // raise the stored CSeq ceiling
+	fxNotify
+	fxTimer // call again at
+	fxRemove
+)
+
+// notifierEffect is what the runtime must do.
+type notifierEffect struct {
+	kind effectKind
+	err  *Error // of fxRespond; nil is 200
+	at   time.Time
+	full bool // of fxNotify
+}
+
+type effects []notifierEffect
+
+func (f *effects) add(k effectKind) { *f = append(*f, notifierEffect{kind: k}) }
+
+func (n *Notifier) become(p notifierPhase) { n.phase = p }
+
+// step applies one event and appends what must be done.
+func (n *Notifier) step(now time.Time, ev notifierEvent, fx *effects) {
+	switch ev.kind {
+	case evSubscribe:
+		n.subscribe(now, ev, fx)
+	case evUpdate:
+		n.update(now, ev, fx)
+	case evAnswer:
+		n.answer(now, ev, fx)
+	case evUnsent:
+		n.unsent(now, ev, fx)
+	case evTimer:
+		n.timer(now, fx)
+	case evFlush:
+		n.flush(now, fx)
+	}
+}
+
+func (n *Notifier) subscribe(now time.Time, ev notifierEvent, fx *effects) {
+	switch n.phase {
+	case phaseInit:
+		n.become(phaseWaiting)
+		n.fetch = ev.expires == 0
+		n.offset = 1
+		n.expires = now.Add(ev.expires)
+		*fx = append(*fx, notifierEffect{kind: fxTimer, at: now.Add(sourceTimeout)})
+		fx.add(fxAttach)
+	case phaseWaiting:
+		*fx = append(*fx, notifierEffect{kind: fxRespond, err: &Error{Status: 500, Reason: "Earlier SUBSCRIBE Not Answered Yet", RetryAfter: time.Second}})
+	case phasePending, phaseActive:
+		fx.add(fxRespond)
+		n.owed, n.urgent, n.full = true, true, true
+		n.expires = now.Add(ev.expires)
+		if ev.expires == 0 {
+			n.terminate(Timeout, 0, fx)
+			fx.add(fxDetach)
+			return
+		}
+		fx.add(fxStore)
+		*fx = append(*fx, notifierEffect{kind: fxTimer, at: n.expires})
+	default:
+		*fx = append(*fx, notifierEffect{kind: fxRespond, err: Refuse(481, "")})
+	}
+}
+
+// terminate ends the subscription; the last NOTIFY is still owed.
+func (n *Notifier) terminate(why Reason, retryAfter time.Duration, fx *effects) {
+	n.become(phaseTerminated)
+	n.reason, n.retryAfter = why, retryAfter
+	n.owed, n.urgent = true, true
+	if !n.fetch {
+		fx.add(fxForget)
+	}
+}
+
+func (n *Notifier) update(now time.Time, ev notifierEvent, fx *effects) {
+	next := phaseActive
+	if ev.state == Pending || ev.state == Unknown {
+		next = phasePending
+	}
+	switch n.phase {
+	case phaseWaiting:
+		if ev.state == Terminated {
+			err := ev.err
+			if err == nil {
+				err = Refuse(404, "")
+			}
+			*fx = append(*fx, notifierEffect{kind: fxRespond, err: err})
+			n.become(phaseGone)
+			fx.add(fxRemove)
+			return
+		}
+		n.become(next)
+		fx.add(fxRespond)
+		n.owed, n.urgent, n.full = true, true, true
+		if n.fetch {
+			n.terminate(Timeout, 0, fx)
+			fx.add(fxDetach)
+			return
+		}
+		n.ceiling = n.cseq + cseqBlock
+		fx.add(fxStore)
+		*fx = append(*fx, notifierEffect{kind: fxTimer, at: n.expires})
+	case phasePending, phaseActive:
+		if ev.state == Terminated {
+			n.terminate(ev.reason, ev.retryAfter, fx)
+			return
+		}
+		if n.resumed {
+			n.resumed = false
+			n.become(next)
+			return
+		}
+		if next != n.phase { // a change of authorization is not paced (RC-03)
+			n.urgent = true
+		}
+		n.become(next)
+		n.owed = true
+	}
+}
+
+func (n *Notifier) timer(now time.Time, fx *effects) {
+	switch n.phase {
+	case phaseWaiting:
+		*fx = append(*fx, notifierEffect{kind: fxRespond, err: Refuse(504, "")})
+		fx.add(fxDetach)
+		n.become(phaseGone)
+		fx.add(fxRemove)
+	case phaseTerminated:
+		if n.owed && !n.inFlight && now.Before(n.notBefore) {
+			*fx = append(*fx, notifierEffect{kind: fxTimer, at: n.notBefore})
+		}
+	case phasePending, phaseActive:
+		if now.Before(n.expires) { // due to pacing, or set before a refresh
+			*fx = append(*fx, notifierEffect{kind: fxTimer, at: n.expires})
+			return
+		}
+		n.full = true
+		n.terminate(Timeout, 0, fx)
+		fx.add(fxDetach)
+	}
+}
+
+// endsSubscription is the rule of RFC 6665 section 4.2.2 (EV-15); a timeout
+// counts as the end too.
+func endsSubscription(status int) bool {
+	switch status {
+	case 404, 405, 408, 410, 416, 480, 481, 482, 483, 484, 485, 489, 501, 604:
+		return true
+	}
+	return false
+}
+
+func (n *Notifier) answer(now time.Time, ev notifierEvent, fx *effects) {
+	if !n.inFlight {
+		return
+	}
+	n.inFlight = false
+	last := n.phase == phaseTerminated && !n.owed
+	switch {
+	case endsSubscription(ev.status):
+		if n.phase == phasePending || n.phase == phaseActive {
+			fx.add(fxForget)
+			fx.add(fxDetach)
+		}
+		last = true
+	case ev.status >= 300: // the peer did not take the state: say all of it again, later
+		if !last {
+			n.again(now, ev.retryAfter, fx)
+		}
+	default:
+		n.failures = 0
+	}
+	if last {
+		n.owed = false
+		n.become(phaseGone)
+		fx.add(fxRemove)
+	}
+}
+
+// again owes a NOTIFY with full state after a failure, with back-off.
+func (n *Notifier) again(now time.Time, wait time.Duration, fx *effects) {
+	n.failures = min(n.failures+1, 10)
+	if wait == 0 {
+		wait = min(time.Second<<(n.failures-1), 5*time.Minute)
+	}
+	n.notBefore = now.Add(wait)
+	n.owed, n.full, n.urgent = true, true, false
+	*fx = append(*fx, notifierEffect{kind: fxTimer, at: n.notBefore})
+}
+
+// unsent takes back a NOTIFY that did not reach the network, and its CSeq.
+func (n *Notifier) unsent(now time.Time, ev notifierEvent, fx *effects) {
+	if !n.inFlight {
+		return
+	}
+	n.inFlight = false
+	n.cseq--
+	if ev.err == nil {
+		n.owed, n.full, n.urgent = true, true, true
+		return
+	}
+	if n.phase == phaseTerminated && n.failures >= 3 {
+		n.become(phaseGone)
+		fx.add(fxRemove)
+		return
+	}
+	n.again(now, 0, fx)
+}
+
+// flush sends the NOTIFY that is owed, if it may go now.
+func (n *Notifier) flush(now time.Time, fx *effects) {
+	if !n.owed || n.inFlight || n.phase <= phaseWaiting || n.phase == phaseGone {
+		return
+	}
+	if !n.urgent && now.Before(n.notBefore) {
+		*fx = append(*fx, notifierEffect{kind: fxTimer, at: n.notBefore})
+		return
+	}
+	n.cseq++
+	if n.cseq > n.ceiling && n.phase != phaseTerminated {
+		n.ceiling = n.cseq + cseqBlock
+		fx.add(fxCeiling)
+	}
+	*fx = append(*fx, notifierEffect{kind: fxNotify, full: n.full})
+	n.inFlight, n.owed, n.urgent, n.full = true, false, false, false
+	n.notBefore = now.Add(n.interval)
+}
+
+// state is what Subscription-State says.
+func (n *Notifier) state() SubState {
+	switch n.phase {
+	case phaseActive:
+		return Active
+	case phaseTerminated, phaseGone:
+		return Terminated
+	}
+	return Pending
+}
+
+// restored brings a stored subscription back: it waits for its source, answers
+// nobody, and says nothing unless notify is set.
+func (n *Notifier) restored(row *SubscriptionRow, notify bool) {
+	n.phase = phaseActive
+	n.cseq, n.ceiling, n.offset = row.CSeqCeiling, row.CSeqCeiling, row.VersionOffset
+	n.expires = time.UnixMilli(row.ExpiresMS)
+	n.owed, n.full, n.resumed = notify, notify, true
+}

@@ -1,0 +1,103 @@
+package dialog
+
+import (
+	"slices"
+	"strings"
+	"time"
+)
+
+// Package is an event package (RFC 6665 section 5) as data.
+type Package struct {
+	Name           string        // event type, compared byte by byte (EV-02)
+	Types          []string      // body media types; the first is the default
+	DefaultExpires time.Duration // when SUBSCRIBE or PUBLISH has no Expires
+	MinInterval    time.Duration // shortest gap between two NOTIFYs of one subscription
+	Publish        bool          // PUBLISH is accepted
+	Lists          bool          // lists can be subscribed to with it
+
+	// Empty makes the document that stands for "nothing known" in a list, where
+	// an active member must have one (RL-17); nil when the package has none.
+	Empty func(entity string) []byte
+}
+
+// Accepts tells whether an Accept header field value admits one of the
+// package's media types. No Accept at all admits the default (EV-04).
+func (p *Package) Accepts(accept string) bool {
+	if accept == "" {
+		return true
+	}
+	return slices.ContainsFunc(p.Types, func(t string) bool { return AcceptsType(accept, t) })
+}
+
+// AcceptsType tells whether an Accept value, a comma-separated list of media
+// ranges, admits a media type. A range with q=0 does not.
+func AcceptsType(accept, mediaType string) bool {
+	major, _, _ := strings.Cut(mediaType, "/")
+	for item := range strings.SplitSeq(accept, ",") {
+		r, params, _ := strings.Cut(item, ";")
+		r = strings.TrimSpace(r)
+		if !strings.EqualFold(r, mediaType) && r != "*/*" && !strings.EqualFold(r, major+"/*") {
+			continue
+		}
+		if zeroQ(params) {
+			continue
+		}
+		return true
+	}
+	return false
+}
+
+func zeroQ(params string) bool {
+	for p := range strings.SplitSeq(params, ";") {
+		k, v, _ := strings.Cut(strings.TrimSpace(p), "=")
+		if strings.EqualFold(strings.TrimSpace(k), "q") {
+			v = strings.TrimSpace(v)
+			return v != "" && strings.Trim(v, "0.") == ""
+		}
+	}
+	return false
+}
+
+// Registry is the closed set of packages a server knows. It does not change
+// after the runtime has started.
+type Registry struct {
+	list  []*Package
+	names string
+}
+
+// NewRegistry registers packages in the order Allow-Events shows them.
+func NewRegistry(packages ...*Package) *Registry {
+	r := &Registry{list: packages}
+	names := make([]string, len(packages))
+	for i, p := range packages {
+		names[i] = p.Name
+	}
+	r.names = strings.Join(names, ", ")
+	return r
+}
+
+// Find returns the package of that name, nil when there is none.
+func (r *Registry) Find(name string) *Package {
+	for _, p := range r.list {
+		if p.Name == name {
+			return p
+		}
+	}
+	return nil
+}
+
+// AllowEvents is the value of Allow-Events: every package we notify (EV-03).
+func (r *Registry) AllowEvents() string { return r.names }
+
+// Types lists every media type of the packages, each once.
+func (r *Registry) Types() []string {
+	var out []string
+	for _, p := range r.list {
+		for _, t := range p.Types {
+			if !slices.Contains(out, t) {
+				out = append(out, t)
+			}
+		}
+	}
+	return out
+}

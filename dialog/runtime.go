@@ -1,0 +1,602 @@
+package dialog
+
+import (
+	"context"
+	"hash/fnv"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"rollcall/sip"
+)
+
+// Shards is how many owners state is divided among; fixed for the life of a
+// database.
+const Shards = 256
+
+// mailboxLimit bounds the requests and responses that wait for one shard.
+// Beyond it new SUBSCRIBE and PUBLISH get 503 and everything else is dropped,
+// to be retransmitted.
+const mailboxLimit = 8192
+
+// heldLimit bounds the messages of one shard that wait for a commit. Beyond it
+// new SUBSCRIBE and PUBLISH get 503 at once.
+const heldLimit = 16384
+
+// Durability is when an answer may leave (design: persistence is a policy of
+// the runtime).
+type Durability uint8
+
+// The durability modes.
+const (
+	WriteThrough Durability = iota // after the commit of what it acknowledges
+	WriteBack                      // at once; rows follow within flushInterval
+	Memory                         // nothing is stored
+)
+
+// Options wires a Runtime.
+type Options struct {
+	Sender     sip.Sender
+	Packages   *Registry
+	Store      Store // may be nil with Memory
+	Durability Durability
+	Log        *slog.Logger
+
+	// Components are made once per shard. Route picks one by its index for a
+	// resource's canonical key; it must be a Source.
+	Components []func(shard uint8) Component
+	Route      func(resource string) int
+
+	// Key gives a resource's canonical key and whether its domain is local.
+	Key func(uri []byte) (key string, local bool, err error)
+	// Identify tells who sent a request, or why it is refused.
+	Identify func(m *sip.Message) (Identity, *Error)
+	// LocalFor is the address to send from on a transport.
+	LocalFor func(p sip.Proto) sip.Flow
+	// Resolve finds where a URI's requests go (RFC 3263). It may block.
+	Resolve func(ctx context.Context, uri string) (sip.Flow, error)
+
+	MinExpires  time.Duration // shorter SUBSCRIBEs and PUBLISHes get 423; default 60 s
+	MaxExpires  time.Duration // longer ones are shortened; default 2 h
+	ListPace    time.Duration // shortest gap between two NOTIFYs of a list subscription
+	MaxPerShard int           // subscriptions per shard, default 1<<20; beyond it 503
+}
+
+// Runtime runs the shards.
+type Runtime struct {
+	opt    Options
+	shards [Shards]*shard
+	commit *committer
+	over   sync.WaitGroup
+	done   chan struct{}
+	work   chan func() // asynchronous work, bounded
+	stats  Stats
+	limit  sip.LogLimit
+}
+
+// Stats counts; read with atomic loads. The last group must stay 0.
+type Stats struct {
+	Requests      [16]atomic.Uint64 // by sip.Method
+	Rejected      atomic.Uint64     // requests answered 4xx to 6xx
+	Notifies      atomic.Uint64     // NOTIFYs sent, without retransmissions
+	NotifyOK      atomic.Uint64
+	NotifyFailed  atomic.Uint64
+	Coalesced     atomic.Uint64 // updates replaced before they were read
+	Overload      atomic.Uint64 // requests refused or dropped because a queue was full
+	Subscriptions atomic.Int64
+	Remote        atomic.Int64 // subscriber-side dialogs
+	Commits       atomic.Uint64
+	CommitErrors  atomic.Uint64
+	Panics        atomic.Uint64
+	TwoInFlight   atomic.Uint64
+	Revived       atomic.Uint64
+}
+
+// New makes a Runtime; Start runs it.
+func New(opt Options) *Runtime {
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	if opt.MinExpires == 0 {
+		opt.MinExpires = time.Minute
+	}
+	if opt.MaxExpires == 0 {
+		opt.MaxExpires = 2 * time.Hour
+	}
+	if opt.MaxPerShard == 0 {
+		opt.MaxPerShard = 1 << 20
+	}
+	rt := &Runtime{opt: opt, done: make(chan struct{}), work: make(chan func(), 1024)}
+	now := time.Now()
+	for i := range rt.shards {
+		sh := &shard{
+			rt: rt, id: uint8(i), wake: make(chan struct{}, 1),
+			tx: sip.NewTransactions(uint8(i), opt.Sender, now), wheel: sip.NewWheel(now),
+			subs: make(map[uint64]*subscription), uacs: make(map[uint64]*remote),
+		}
+		sh.turn = &Turn{sh: sh}
+		sh.box.index = make(map[SinkRef]int)
+		for _, mk := range opt.Components {
+			sh.components = append(sh.components, mk(uint8(i)))
+		}
+		rt.shards[i] = sh
+	}
+	rt.commit = newCommitter(rt)
+	return rt
+}
+
+// Stats gives the counters.
+func (rt *Runtime) Stats() *Stats { return &rt.stats }
+
+// Healthy is false while the store refuses writes.
+func (rt *Runtime) Healthy() bool { return rt.commit.healthy.Load() }
+
+// Start runs the shards, the committer and the workers.
+func (rt *Runtime) Start() {
+	rt.over.Go(rt.commit.run)
+	for range asyncWorkers {
+		rt.over.Go(func() {
+			for {
+				select {
+				case <-rt.done:
+					return
+				case f := <-rt.work:
+					f()
+				}
+			}
+		})
+	}
+	for _, sh := range rt.shards {
+		rt.over.Go(sh.run)
+	}
+}
+
+// asyncWorkers bounds how many resolutions and fetches block at a time.
+const asyncWorkers = 16
+
+// Stop waits, as long as ctx allows, for NOTIFYs in flight, stores the exact
+// CSeq of each dialog and ends the goroutines. Listeners must be closed to new
+// requests before, but still carry responses.
+func (rt *Runtime) Stop(ctx context.Context) error {
+	err := rt.quiesce(ctx)
+	if err == nil {
+		err = rt.flush(ctx)
+	}
+	close(rt.done)
+	rt.over.Wait()
+	return err
+}
+
+// quiesce waits until no NOTIFY is in flight or owed.
+func (rt *Runtime) quiesce(ctx context.Context) error {
+	for {
+		var busy atomic.Int64
+		rt.each(func(t *Turn) {
+			for _, s := range t.sh.subs {
+				if s.n.inFlight || s.n.owed && s.n.urgent {
+					busy.Add(1)
+				}
+			}
+		})
+		if busy.Load() == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil // the rest is repaired like after a crash: their ceilings stand
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// flush stores the exact CSeq of every quiet dialog and waits for the commit.
+func (rt *Runtime) flush(ctx context.Context) error {
+	if rt.opt.Durability == Memory {
+		return nil
+	}
+	rt.each(func(t *Turn) {
+		for _, s := range t.sh.subs {
+			if s.stored && !s.n.inFlight {
+				s.n.ceiling = s.n.cseq // exact: nothing will be sent any more
+				s.row.CSeqCeiling = s.n.cseq
+				t.persist(PutSubscription{Row: s.row})
+			}
+		}
+	})
+	return rt.commit.drain(ctx)
+}
+
+// each runs f in a turn of every shard and waits for all.
+func (rt *Runtime) each(f func(t *Turn)) {
+	var wg sync.WaitGroup
+	for i := range rt.shards {
+		wg.Add(1)
+		rt.Post(uint8(i), func(t *Turn) {
+			defer wg.Done()
+			f(t)
+		})
+	}
+	wg.Wait()
+}
+
+// Each runs f in a turn of every shard, one after the other, and waits. f must
+// not call the Runtime.
+func (rt *Runtime) Each(f func(t *Turn)) {
+	for i := range rt.shards {
+		done := make(chan struct{})
+		rt.Post(uint8(i), func(t *Turn) {
+			defer close(done)
+			f(t)
+		})
+		<-done
+	}
+}
+
+// Do runs f in a turn of the shard that owns a resource and waits.
+func (rt *Runtime) Do(resource string, f func(t *Turn)) {
+	done := make(chan struct{})
+	rt.Post(ShardOf(resource), func(t *Turn) {
+		defer close(done)
+		f(t)
+	})
+	<-done
+}
+
+// ShardOf is the shard that owns a resource.
+func ShardOf(resource string) uint8 {
+	h := fnv.New32a()
+	h.Write([]byte(resource))
+	s := h.Sum32()
+	return uint8(s ^ s>>8 ^ s>>16 ^ s>>24)
+}
+
+// Post runs f in a turn of a shard. It is not bounded: callers post at most a
+// fixed number of times per object they hold.
+func (rt *Runtime) Post(shard uint8, f func(*Turn)) {
+	sh := rt.shards[shard]
+	sh.box.mu.Lock()
+	sh.box.calls = append(sh.box.calls, f)
+	sh.box.mu.Unlock()
+	sh.poke()
+}
+
+// Receive takes a message from the transport. It owns m.
+func (rt *Runtime) Receive(m *sip.Message) {
+	sh := rt.shards[rt.owner(m)]
+	sh.box.mu.Lock()
+	if len(sh.box.msgs) < mailboxLimit {
+		sh.box.msgs = append(sh.box.msgs, m)
+		sh.box.mu.Unlock()
+		sh.poke()
+		return
+	}
+	sh.box.mu.Unlock()
+	rt.stats.Overload.Add(1)
+	if isNewWork(m) {
+		rt.opt.Sender.Send(sip.ResponseFlow(m), overloaded(m), 0)
+	}
+	m.Release()
+}
+
+// Failed takes the transport's report that a request could not be sent.
+func (rt *Runtime) Failed(id sip.ClientID) {
+	rt.Post(id.Shard(), func(t *Turn) {
+		if out, ok := t.sh.tx.Fail(id); ok {
+			t.sh.outcome(t, out, nil)
+		}
+	})
+}
+
+func isNewWork(m *sip.Message) bool {
+	return m.IsRequest() && (m.Method() == sip.SUBSCRIBE || m.Method() == sip.PUBLISH) && len(m.To().Tag()) == 0
+}
+
+func overloaded(m *sip.Message) []byte {
+	b := sip.AppendResponse(nil, m, 503, "Service Unavailable", newTag())
+	b = sip.AppendHeader(b, "Retry-After", retryJitter(5))
+	return sip.AppendBody(b, "", nil)
+}
+
+// owner is the shard of a message: named by our branch in a response, by our
+// tag in a request within a dialog, by the resource otherwise.
+func (rt *Runtime) owner(m *sip.Message) uint8 {
+	if !m.IsRequest() {
+		id, _, _ := sip.ParseBranch(m.Via().Branch)
+		return id.Shard()
+	}
+	if tag := m.To().Tag(); len(tag) > 0 {
+		if id, ok := parseTag(tag); ok {
+			return tagShard(id)
+		}
+	}
+	key, _, err := rt.opt.Key(m.RequestURI())
+	if err != nil {
+		return 0
+	}
+	return ShardOf(key)
+}
+
+type mailbox struct {
+	mu      sync.Mutex
+	msgs    []*sip.Message
+	calls   []func(*Turn)
+	updates []Update
+	index   map[SinkRef]int
+	durable uint64 // newest committed batch
+}
+
+// shard is one owner: a goroutine and everything it owns.
+type shard struct {
+	rt         *Runtime
+	id         uint8
+	box        mailbox
+	wake       chan struct{}
+	tx         *sip.Transactions
+	wheel      *sip.Wheel
+	components []Component
+	subs       map[uint64]*subscription
+	uacs       map[uint64]*remote
+	turn       *Turn
+	dirty      []*subscription
+
+	local    []Update // updates to sinks of this shard
+	held     []send   // sends that wait for commits
+	batch    uint64   // number of the newest batch handed to the committer
+	durable  uint64
+	scratch  effects
+	bodyBuf  []byte
+	spare    mailboxSpare
+	handling *sip.Message // the message of the request being handled, for crash reports
+}
+
+// mailboxSpare are emptied slices that go back into the mailbox.
+type mailboxSpare struct {
+	msgs    []*sip.Message
+	calls   []func(*Turn)
+	updates []Update
+}
+
+func (sh *shard) poke() {
+	select {
+	case sh.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (sh *shard) run() {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		next, pending := sh.work(time.Now())
+		if pending {
+			timer.Reset(time.Until(next))
+		} else {
+			timer.Reset(time.Hour)
+		}
+		select {
+		case <-sh.rt.done:
+			return
+		case <-sh.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// work is one turn. It returns when the next one is due without new input.
+func (sh *shard) work(now time.Time) (time.Time, bool) {
+	b := &sh.box
+	b.mu.Lock()
+	msgs, calls, updates := b.msgs, b.calls, b.updates
+	b.msgs, b.calls, b.updates = sh.spare.msgs[:0], sh.spare.calls[:0], sh.spare.updates[:0]
+	if len(updates) > 0 {
+		clear(b.index)
+	}
+	sh.durable = b.durable
+	b.mu.Unlock()
+
+	t := sh.turn
+	t.Now = now
+	sh.release(now)
+	sh.tx.Advance(now, func(out sip.Outcome) { sh.guard(func() { sh.outcome(t, out, nil) }) })
+	sh.wheel.Advance(now, func(key uint64) { sh.guard(func() { sh.timer(t, key) }) })
+	for i, f := range calls {
+		sh.guard(func() { f(t) })
+		calls[i] = nil
+	}
+	for i := range updates {
+		sh.guard(func() { sh.deliver(t, updates[i]) })
+		updates[i] = Update{}
+	}
+	for i, m := range msgs {
+		sh.guard(func() { sh.message(t, m) })
+		msgs[i] = nil
+	}
+	sh.settle(t)
+	sh.spare = mailboxSpare{msgs, calls, updates}
+	sh.finish(t)
+
+	next, ok := sh.wheel.Next()
+	if n2, ok2 := sh.tx.Next(); ok2 && (!ok || n2.Before(next)) {
+		next, ok = n2, true
+	}
+	return next, ok
+}
+
+// settle delivers updates within the shard and sends the NOTIFYs that are
+// owed, until nothing is left to do in this turn.
+func (sh *shard) settle(t *Turn) {
+	for len(sh.local) > 0 || len(sh.dirty) > 0 {
+		for i := 0; i < len(sh.local); i++ {
+			u := sh.local[i]
+			sh.guard(func() { sh.deliver(t, u) })
+		}
+		clear(sh.local)
+		sh.local = sh.local[:0]
+		dirty := sh.dirty
+		sh.dirty = nil
+		for _, s := range dirty {
+			s.dirty = false
+			sh.guard(func() { sh.step(t, s, notifierEvent{kind: evFlush}) })
+		}
+	}
+}
+
+// guard keeps a panic to the message that caused it.
+func (sh *shard) guard(f func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			sh.rt.stats.Panics.Add(1)
+			sh.rt.opt.Log.Error("panic in a shard turn", "shard", sh.id, "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
+	f()
+}
+
+// finish hands the turn's writes to the committer, its updates to the other
+// shards, and its sends to the network or, behind a commit, to the held queue.
+func (sh *shard) finish(t *Turn) {
+	rt := sh.rt
+	if len(t.writes) > 0 {
+		sh.batch++
+		rt.commit.submit(sh, sh.batch, t.writes, t.mustCommit)
+		if rt.opt.Durability == WriteThrough || t.mustCommit {
+			t.hold = true
+		}
+		t.writes, t.mustCommit = nil, false
+	}
+	if len(sh.held) > 0 || t.hold {
+		for _, s := range t.sends {
+			s.after = sh.batch
+			sh.held = append(sh.held, s)
+		}
+		t.hold = false
+	} else {
+		for _, s := range t.sends {
+			sh.transmit(t, s)
+		}
+	}
+	clear(t.sends)
+	t.sends = t.sends[:0]
+	for i, id := range t.outShard {
+		o := &t.out[i]
+		dst := rt.shards[id]
+		b := &dst.box
+		b.mu.Lock()
+		b.calls = append(b.calls, o.calls...)
+		for _, u := range o.updates {
+			rt.stats.Coalesced.Add(b.put(u))
+		}
+		b.mu.Unlock()
+		dst.poke()
+		t.outIndex[id] = 0
+		clear(o.calls)
+		clear(o.updates)
+		o.calls, o.updates = o.calls[:0], o.updates[:0]
+	}
+	t.outShard = t.outShard[:0]
+}
+
+// put adds an update; a newer one replaces an older one, but nothing replaces
+// the end. It returns how many were replaced.
+func (b *mailbox) put(u Update) uint64 {
+	if i, ok := b.index[u.To]; ok {
+		if b.updates[i].State != Terminated || b.updates[i].Retrying {
+			b.updates[i] = u
+		}
+		return 1
+	}
+	b.index[u.To] = len(b.updates)
+	b.updates = append(b.updates, u)
+	return 0
+}
+
+// release sends what waited for commits that are done.
+func (sh *shard) release(now time.Time) {
+	n := 0
+	for n < len(sh.held) && sh.held[n].after <= sh.durable {
+		sh.transmit(sh.turn, sh.held[n])
+		n++
+	}
+	if n > 0 {
+		rest := copy(sh.held, sh.held[n:])
+		clear(sh.held[rest:])
+		sh.held = sh.held[:rest]
+	}
+}
+
+// send is a message on its way out.
+type send struct {
+	server sip.ServerID // a response, or
+	client sip.ClientID // a request
+	user   uint64
+	flow   sip.Flow
+	b      []byte
+	after  uint64
+}
+
+func (sh *shard) transmit(t *Turn, s send) {
+	if s.server != 0 {
+		sh.tx.Respond(t.Now, s.server, s.b)
+		return
+	}
+	if err := sh.tx.Request(t.Now, s.client, s.flow, s.b); err != nil {
+		// Not now: the state that sent this may be in the middle of its step.
+		out := sip.Outcome{User: s.user, Status: 503}
+		sh.rt.Post(sh.id, func(t *Turn) { sh.outcome(t, out, err) })
+	}
+}
+
+func (sh *shard) deliver(t *Turn, u Update) {
+	if u.To.Component == notifierComponent {
+		sh.notifierUpdate(t, u)
+		return
+	}
+	sh.components[u.To.Component].(Sink).Update(t, u)
+}
+
+// Users of client transactions and owners of timers, in the top byte.
+const (
+	notifierComponent   = 0xff
+	subscriberComponent = 0xfe
+)
+
+func (sh *shard) timer(t *Turn, key uint64) {
+	id := key & idMask
+	switch c := uint8(key >> 56); c {
+	case notifierComponent:
+		if s := sh.subs[id]; s != nil {
+			s.timer = 0
+			sh.step(t, s, notifierEvent{kind: evTimer})
+			sh.touch(s)
+		}
+	case subscriberComponent:
+		if r := sh.uacs[id]; r != nil {
+			r.timer = 0
+			sh.stepRemote(t, r, subscriberEvent{kind: suTimer})
+		}
+	default:
+		sh.components[c].Timer(t, id)
+	}
+}
+
+// outcome is how one of our requests ended without a response; cause is set
+// when it did not even leave.
+func (sh *shard) outcome(t *Turn, out sip.Outcome, cause error) {
+	id := out.User & idMask
+	switch uint8(out.User >> 56) {
+	case notifierComponent:
+		if s := sh.subs[id]; s != nil {
+			if cause != nil {
+				sh.notifyUnsent(t, s, cause)
+			} else {
+				sh.notifyAnswered(t, s, out.Status, 0)
+			}
+		}
+	case subscriberComponent:
+		if r := sh.uacs[id]; r != nil {
+			sh.stepRemote(t, r, subscriberEvent{kind: suAnswer, status: out.Status})
+		}
+	}
+}

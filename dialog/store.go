@@ -1,0 +1,56 @@
+package dialog
+
+import "context"
+
+// Write is one change to stored state: PutSubscription, DeleteSubscription,
+// SetCSeqCeiling, or a write that another package declares for its own rows.
+type Write any
+
+// Store applies changes. Commit is all or nothing and returns only when the
+// batch is as durable as the store promises.
+type Store interface {
+	Commit(ctx context.Context, batch []Write) error
+}
+
+// SubscriptionRow is a notifier-side subscription dialog as it is stored.
+// Times are Unix milliseconds.
+type SubscriptionRow struct {
+	ID      string // our tag: unique, and carries the shard
+	Shard   uint8
+	Event   string // event package
+	EventID string // "id" parameter of Event, "" when absent
+
+	Resource string // canonical key of the resource
+	Watcher  string // canonical key of the watcher, "" when anonymous
+
+	CallID       string
+	LocalURI     string // To of the SUBSCRIBE, without tag
+	RemoteURI    string // From of the SUBSCRIBE, without tag
+	RemoteTag    string
+	RemoteTarget string // Contact of the newest SUBSCRIBE
+	RouteSet     string // Record-Route values in order, joined by ", "
+	LocalContact string
+	Flow         string // where the newest SUBSCRIBE came from
+	Accept       string
+	UserAgent    string
+
+	RemoteCSeq    uint32 // of the newest SUBSCRIBE
+	CSeqCeiling   uint32 // no CSeq above this was ever sent
+	VersionOffset uint32 // CSeq minus document version
+	List          bool   // the subscription has eventlist in Require
+
+	CreatedMS int64
+	ExpiresMS int64
+}
+
+// PutSubscription inserts or replaces a row.
+type PutSubscription struct{ Row SubscriptionRow }
+
+// DeleteSubscription removes a row; a missing one is no error.
+type DeleteSubscription struct{ ID string }
+
+// SetCSeqCeiling raises a row's ceiling; a missing row is no error.
+type SetCSeqCeiling struct {
+	ID      string
+	Ceiling uint32
+}

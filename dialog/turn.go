@@ -1,0 +1,259 @@
+package dialog
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"strconv"
+	"time"
+
+	"rollcall/sip"
+)
+
+// Turn is what the machines of a shard may do while they are being run. It is
+// valid only inside the call it was given to.
+type Turn struct {
+	Now time.Time
+	sh  *shard
+
+	sends      []send
+	writes     []Write
+	mustCommit bool
+	hold       bool
+
+	out      []outbox // per destination shard, in the order of outShard
+	outShard []uint8
+	outIndex [Shards]uint16 // position in outShard plus 1
+}
+
+type outbox struct {
+	calls   []func(*Turn)
+	updates []Update
+}
+
+// Shard is the number of the shard that is running.
+func (t *Turn) Shard() uint8 { return t.sh.id }
+
+// Component gives another component of the same shard by its index.
+func (t *Turn) Component(i int) Component { return t.sh.components[i] }
+
+func (t *Turn) outbox(shard uint8) *outbox {
+	i := t.outIndex[shard]
+	if i == 0 {
+		t.outShard = append(t.outShard, shard)
+		i = uint16(len(t.outShard))
+		t.outIndex[shard] = i
+		if len(t.out) < int(i) {
+			t.out = append(t.out, outbox{})
+		}
+	}
+	return &t.out[i-1]
+}
+
+// Update tells a sink the newest state. Within the shard it arrives in this
+// turn.
+func (t *Turn) Update(u Update) {
+	if u.To.Shard == t.sh.id {
+		t.sh.local = append(t.sh.local, u)
+		return
+	}
+	o := t.outbox(u.To.Shard)
+	o.updates = append(o.updates, u)
+}
+
+// Attach asks whoever serves a resource for its state, now and on each change,
+// until Detach.
+func (t *Turn) Attach(in Interest, to SinkRef) {
+	if s := ShardOf(in.Resource); s != t.sh.id {
+		o := t.outbox(s)
+		o.calls = append(o.calls, func(t *Turn) { t.attach(in, to) })
+		return
+	}
+	t.attach(in, to)
+}
+
+func (t *Turn) attach(in Interest, to SinkRef) {
+	c := t.sh.components[t.sh.rt.opt.Route(in.Resource)]
+	c.(Source).Attach(t, in, to)
+}
+
+// Detach ends an attachment. No Update is sent for it afterwards, but one may
+// be on its way.
+func (t *Turn) Detach(in Interest, to SinkRef) {
+	if s := ShardOf(in.Resource); s != t.sh.id {
+		o := t.outbox(s)
+		o.calls = append(o.calls, func(t *Turn) { t.detach(in, to) })
+		return
+	}
+	t.detach(in, to)
+}
+
+// detach tells every source: what a resource is may have changed since.
+func (t *Turn) detach(in Interest, to SinkRef) {
+	for _, c := range t.sh.components {
+		if src, ok := c.(Source); ok {
+			src.Detach(t, in, to)
+		}
+	}
+}
+
+// Persist stores a write. It is committed before the sends of this turn and of
+// later ones leave.
+func (t *Turn) Persist(w Write) { t.persist(w) }
+
+func (t *Turn) persist(w Write) {
+	if t.sh.rt.opt.Durability != Memory {
+		t.writes = append(t.writes, w)
+	}
+}
+
+// SetTimer calls the component's Timer with id (56 bits) at or soon after at.
+func (t *Turn) SetTimer(component uint8, id uint64, at time.Time) sip.Timer {
+	return t.sh.wheel.Add(at, uint64(component)<<56|id&idMask)
+}
+
+// CancelTimer cancels a timer; one that fired is ignored.
+func (t *Turn) CancelTimer(tm sip.Timer) { t.sh.wheel.Cancel(tm) }
+
+// Async runs work outside the shard, among a bounded number of workers, and
+// then done in a turn of the shard. It returns false, and runs nothing, when
+// too much is waiting.
+func (t *Turn) Async(work func(ctx context.Context), done func(*Turn)) bool {
+	sh := t.sh
+	f := func() {
+		ctx, cancel := context.WithTimeout(context.Background(), asyncTimeout)
+		defer cancel()
+		work(ctx)
+		sh.rt.Post(sh.id, done)
+	}
+	select {
+	case sh.rt.work <- f:
+		return true
+	default:
+		return false
+	}
+}
+
+// asyncTimeout bounds a resolution or a fetch; it is shorter than sourceTimeout.
+const asyncTimeout = 8 * time.Second
+
+// Request is a request that waits for its answer.
+type Request struct {
+	Msg      *sip.Message
+	Tx       sip.ServerID
+	Resource string // canonical key of the Request-URI
+	Local    bool   // the resource's domain is ours
+	Package  *Package
+	Watcher  Identity // who sent it
+	kept     bool
+}
+
+// Keep holds the message until Reply, for an answer that comes in a later turn.
+func (r *Request) Keep() { r.kept = true }
+
+// Reply answers a request outside a dialog. headers are name, value pairs.
+func (t *Turn) Reply(r *Request, status int, reason string, headers ...string) {
+	t.reply(r.Msg, r.Tx, status, reason, newTag(), headers...)
+	if r.kept {
+		r.Msg.Release()
+	}
+}
+
+// Fail answers a request with an error.
+func (t *Turn) Fail(r *Request, err *Error) {
+	t.sh.refuse(t, r.Msg, r.Tx, err)
+	if r.kept {
+		r.Msg.Release()
+	}
+}
+
+func (t *Turn) reply(m *sip.Message, tx sip.ServerID, status int, reason, tag string, headers ...string) {
+	if reason == "" {
+		reason = sip.ReasonPhrase(status)
+	}
+	b := sip.AppendResponse(make([]byte, 0, 512), m, status, reason, tag)
+	for i := 0; i+1 < len(headers); i += 2 {
+		b = sip.AppendHeader(b, headers[i], headers[i+1])
+	}
+	b = sip.AppendBody(b, "", nil)
+	t.sends = append(t.sends, send{server: tx, b: b})
+}
+
+// refuse turns an Error into a response and one log line.
+func (sh *shard) refuse(t *Turn, m *sip.Message, tx sip.ServerID, err *Error) {
+	rt := sh.rt
+	headers := err.Headers
+	if err.RetryAfter > 0 {
+		headers = append(headers[:len(headers):len(headers)], "Retry-After", seconds(err.RetryAfter))
+	}
+	t.reply(m, tx, err.Status, err.Reason, newTag(), headers...)
+	rt.stats.Rejected.Add(1)
+	if n, ok := rt.limit.Allow(t.Now); ok {
+		reason := err.Reason
+		if reason == "" {
+			reason = sip.ReasonPhrase(err.Status)
+		}
+		rt.opt.Log.Info("request refused", "method", string(m.MethodToken()), "status", err.Status, "reason", reason,
+			"uri", clip(m.RequestURI()), "remote", m.Flow.Remote.String(), "call_id", clip(m.CallID()), "err", err.Err, "suppressed", n)
+	}
+}
+
+// clip bounds what a peer can put into a log line.
+func clip(b []byte) string {
+	if len(b) > 120 {
+		b = b[:120]
+	}
+	return string(b)
+}
+
+// seconds rounds up, so that nobody comes back too early.
+func seconds(d time.Duration) string {
+	return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10)
+}
+
+// retryJitter is n to 2n seconds, so that refused clients do not return
+// together.
+func retryJitter(n int) string {
+	var b [1]byte
+	rand.Read(b[:])
+	return strconv.Itoa(n + int(b[0])%(n+1))
+}
+
+// Our tags are 56-bit numbers in hex: the shard, then 48 random bits.
+const (
+	idMask  = 1<<56 - 1
+	tagSize = 14
+)
+
+func newID(shard uint8) uint64 {
+	var b [8]byte
+	rand.Read(b[:])
+	return uint64(shard)<<48 | binary.BigEndian.Uint64(b[:])>>16
+}
+
+func tagShard(id uint64) uint8 { return uint8(id >> 48) }
+
+func formatTag(id uint64) string {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], id<<8)
+	return hex.EncodeToString(b[:7])
+}
+
+func parseTag(tag []byte) (uint64, bool) {
+	if len(tag) != tagSize {
+		return 0, false
+	}
+	var b [8]byte
+	if _, err := hex.Decode(b[:7], tag); err != nil {
+		return 0, false
+	}
+	return binary.BigEndian.Uint64(b[:]) >> 8, true
+}
+
+// newTag is a tag of no dialog. Its length differs from a dialog's.
+func newTag() string {
+	var b [6]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}

@@ -1,0 +1,299 @@
+package dialog
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"rollcall/sip"
+)
+
+// SubscribeTo describes a subscription to open at another server.
+type SubscribeTo struct {
+	Component uint8  // whose SubscriberUser is told
+	User      uint64 // its own number for it
+	URI       string // Request-URI and To
+	From      string // our URI for this dialog
+	NextHop   string // where to send, "" for URI itself
+	Event     string
+	Accept    string
+	Expires   time.Duration
+}
+
+// SubscriberUser is told what a remote subscription brings.
+type SubscriberUser interface {
+	// Notified brings state; doc is nil when the NOTIFY had no body.
+	Notified(t *Turn, user uint64, state SubState, doc *Document)
+	// Ended is the last call for a subscription.
+	Ended(t *Turn, user uint64, e Ending)
+}
+
+// Ending is why a remote subscription is over.
+type Ending struct {
+	Reason     Reason // of a terminated NOTIFY, or timeout
+	Status     int    // of the response that ended it; 408 without answer, 503 when it could not be sent
+	RetryAfter time.Duration
+}
+
+// remote is a subscriber-side dialog.
+type remote struct {
+	m       Subscriber
+	id      uint64
+	p       SubscribeTo
+	callID  string
+	tag     string // the peer's
+	target  string
+	routes  string
+	cseq    uint32
+	peerSeq uint32
+	flow    sip.Flow
+	found   bool // flow is where the SUBSCRIBE goes
+	timer   sip.Timer
+	doc     *Document // of the NOTIFY being handled
+	state   SubState
+}
+
+// Subscribe opens a remote subscription and returns its number.
+func (t *Turn) Subscribe(p SubscribeTo) uint64 {
+	sh := t.sh
+	r := &remote{id: newID(sh.id), p: p, callID: newTag() + newTag() + "@rollcall", target: p.URI}
+	r.m.want = p.Expires
+	sh.uacs[r.id] = r
+	sh.rt.stats.Remote.Add(1)
+	sh.stepRemote(t, r, subscriberEvent{kind: suStart})
+	return r.id
+}
+
+// Unsubscribe ends a remote subscription. Its user is not called any more.
+func (t *Turn) Unsubscribe(id uint64) {
+	if r := t.sh.uacs[id]; r != nil {
+		r.p.User = 0
+		t.sh.stepRemote(t, r, subscriberEvent{kind: suStop})
+	}
+}
+
+// RemoteInfo describes a remote subscription to an operator.
+type RemoteInfo struct {
+	Phase   string    `json:"phase"`
+	URI     string    `json:"uri"`
+	CallID  string    `json:"call_id"`
+	CSeq    uint32    `json:"cseq"`
+	Expires time.Time `json:"expires"`
+}
+
+// Remote describes a remote subscription of the running shard.
+func (t *Turn) Remote(id uint64) (RemoteInfo, bool) {
+	r := t.sh.uacs[id]
+	if r == nil {
+		return RemoteInfo{}, false
+	}
+	return RemoteInfo{Phase: r.m.phase.String(), URI: r.p.URI, CallID: r.callID, CSeq: r.cseq, Expires: r.m.expires.UTC()}, true
+}
+
+func (sh *shard) stepRemote(t *Turn, r *remote, ev subscriberEvent) {
+	var fx []subscriberEffect
+	r.m.step(t.Now, ev, &fx)
+	user, _ := sh.components[r.p.Component].(SubscriberUser)
+	for _, e := range fx {
+		switch e.kind {
+		case sfSubscribe:
+			sh.sendSubscribe(t, r, e.expires)
+		case sfTimer:
+			t.CancelTimer(r.timer)
+			r.timer = t.SetTimer(subscriberComponent, r.id, e.at)
+		case sfDeliver:
+			if r.p.User != 0 {
+				user.Notified(t, r.p.User, r.state, r.doc)
+			}
+		case sfEnd:
+			t.CancelTimer(r.timer)
+			delete(sh.uacs, r.id)
+			sh.rt.stats.Remote.Add(-1)
+			if r.p.User != 0 {
+				user.Ended(t, r.p.User, Ending{Reason: e.reason, Status: e.status, RetryAfter: e.retryAfter})
+			}
+		}
+	}
+	r.doc = nil
+}
+
+// nextHop is the URI that decides where the SUBSCRIBE goes.
+func (r *remote) nextHop() string {
+	if first, _ := routeSet(r.routes); first != "" {
+		return first
+	}
+	if r.tag == "" && r.p.NextHop != "" {
+		return r.p.NextHop
+	}
+	return r.target
+}
+
+func (sh *shard) sendSubscribe(t *Turn, r *remote, expires time.Duration) {
+	if !r.found {
+		flow, err := sip.LiteralHop(r.nextHop(), sh.rt.opt.LocalFor)
+		if err != nil {
+			sh.seekHop(t, r, expires, err)
+			return
+		}
+		r.flow = flow
+	}
+	r.found = false
+	client := sh.tx.Open(uint64(subscriberComponent)<<56 | r.id)
+	r.cseq++
+	b, route := appendStart(make([]byte, 0, 768), "SUBSCRIBE", r.target, r.routes)
+	b = sh.appendVia(b, r.flow, client)
+	if route != "" {
+		b = sip.AppendHeader(b, "Route", route)
+	}
+	b = appendAddr(b, "From: <", r.p.From, formatTag(r.id))
+	b = appendAddr(b, "To: <", r.p.URI, r.tag)
+	b = sip.AppendHeader(b, "Call-ID", r.callID)
+	b = append(b, "CSeq: "...)
+	b = strconv.AppendUint(b, uint64(r.cseq), 10)
+	b = append(b, " SUBSCRIBE\r\n"...)
+	b = appendContact(b, contactFor(r.flow))
+	b = sip.AppendHeader(b, "Event", r.p.Event)
+	b = sip.AppendHeader(b, "Accept", r.p.Accept)
+	b = sip.AppendHeader(b, "Expires", seconds(expires))
+	b = sip.AppendHeader(b, "Allow", allow)
+	b = sip.AppendBody(b, "", nil)
+	t.sends = append(t.sends, send{client: client, user: uint64(subscriberComponent)<<56 | r.id, flow: r.flow, b: b})
+}
+
+// seekHop resolves a name and then sends, or ends like a transport error.
+func (sh *shard) seekHop(t *Turn, r *remote, expires time.Duration, err error) {
+	id, next := r.id, r.nextHop()
+	var found sip.Flow
+	failed := func(t *Turn) {
+		if r := t.sh.uacs[id]; r != nil {
+			t.sh.stepRemote(t, r, subscriberEvent{kind: suAnswer, status: 503})
+		}
+	}
+	if errors.Is(err, sip.ErrNotLiteral) && sh.rt.opt.Resolve != nil &&
+		t.Async(func(ctx context.Context) { found, err = sh.rt.opt.Resolve(ctx, next) }, func(t *Turn) {
+			r := t.sh.uacs[id]
+			if r == nil || err != nil {
+				failed(t)
+				return
+			}
+			r.flow, r.found = found, true
+			t.sh.sendSubscribe(t, r, expires)
+		}) {
+		return
+	}
+	sh.rt.Post(sh.id, failed)
+}
+
+// subscribeAnswered gives the final response of a SUBSCRIBE to its machine.
+func (sh *shard) subscribeAnswered(t *Turn, r *remote, m *sip.Message) {
+	ev := subscriberEvent{kind: suAnswer, status: m.Status(), retryAfter: retryAfter(m)}
+	if v, ok, err := m.Uint(sip.HdrExpires); ok && err == nil {
+		ev.expires = time.Duration(v) * time.Second
+	}
+	if v, ok, err := m.Uint(sip.HdrMinExpires); ok && err == nil {
+		ev.minExpires = time.Duration(min(v, 86400)) * time.Second
+	}
+	if ev.status < 300 && r.tag == "" && len(m.To().Tag()) > 0 {
+		r.tag = string(m.To().Tag())
+		r.target = contactOr(m, r.target)
+		var routes []string
+		for v := range m.Values(sip.HdrRecordRoute) {
+			routes = append(routes, string(v))
+		}
+		slices.Reverse(routes)
+		r.routes = strings.Join(routes, ", ")
+	}
+	sh.stepRemote(t, r, ev)
+}
+
+func contactOr(m *sip.Message, old string) string {
+	if c, err := contactOf(m); err == nil {
+		return c
+	}
+	return old
+}
+
+// notifyReceived handles a NOTIFY for one of our remote subscriptions.
+func (sh *shard) notifyReceived(t *Turn, rq *Request) *Error {
+	m := rq.Msg
+	id, ok := parseTag(m.To().Tag())
+	r := sh.uacs[id]
+	if !ok || r == nil || r.callID != string(m.CallID()) {
+		return Refuse(481, "")
+	}
+	from := string(m.From().Tag())
+	if r.m.phase != suWaiting && r.m.phase != suLeaving && r.tag != from || r.tag != "" && r.tag != from {
+		return Refuse(481, "") // a fork: presence and lists keep one dialog (EV-21)
+	}
+	if name, _, _ := m.Event(); string(name) != r.p.Event {
+		return Refuse(489, "", "Allow-Events", sh.rt.opt.Packages.AllowEvents())
+	}
+	if r.peerSeq != 0 && m.CSeq() <= r.peerSeq {
+		return Refuse(500, "CSeq Out Of Order")
+	}
+	ev, err := subscriptionState(m)
+	if err != nil {
+		return err
+	}
+	if len(m.Body()) > 0 {
+		if e := m.Header(sip.HdrContentEncoding); e != nil && !strings.EqualFold(string(e), "identity") {
+			return Refuse(415, "", "Accept-Encoding", "identity")
+		}
+		ctype, _ := m.ContentType()
+		if !AcceptsType(r.p.Accept, string(ctype)) {
+			return Refuse(415, "", "Accept", r.p.Accept)
+		}
+		r.doc = &Document{Type: strings.ToLower(string(ctype)), Body: slices.Clone(m.Body())}
+	}
+	if r.tag == "" { // the NOTIFY creates the dialog (EV-19)
+		r.tag = from
+	}
+	if r.peerSeq == 0 {
+		r.routes = joined(m, sip.HdrRecordRoute)
+	}
+	r.target = contactOr(m, r.target)
+	r.peerSeq, r.state = m.CSeq(), ev.state
+	t.reply(m, rq.Tx, 200, "", newTag())
+	sh.stepRemote(t, r, ev)
+	return nil
+}
+
+// subscriptionState reads Subscription-State (EV-08, EV-12).
+func subscriptionState(m *sip.Message) (subscriberEvent, *Error) {
+	ev := subscriberEvent{kind: suNotify}
+	v := m.Header(sip.HdrSubscriptionState)
+	if v == nil {
+		return ev, Refuse(400, "Subscription-State Missing")
+	}
+	name, params, _ := strings.Cut(string(v), ";")
+	switch strings.ToLower(strings.TrimSpace(name)) {
+	case "active":
+		ev.state = Active
+	case "terminated":
+		ev.state = Terminated
+	default: // pending, and extensions are treated as pending
+		ev.state = Pending
+	}
+	p := []byte(";" + params)
+	if r, ok := sip.Param(p, "reason"); ok {
+		ev.reason = Reason(strings.ToLower(string(r)))
+	}
+	ev.expires = secondsParam(p, "expires")
+	ev.retryAfter = secondsParam(p, "retry-after")
+	return ev, nil
+}
+
+func secondsParam(params []byte, name string) time.Duration {
+	v, ok := sip.Param(params, name)
+	if !ok {
+		return 0
+	}
+	n, err := strconv.ParseUint(string(v), 10, 31)
+	if err != nil {
+		return 0
+	}
+	return time.Duration(n) * time.Second
+}

@@ -1,0 +1,821 @@
+package dialog
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"rollcall/sip"
+)
+
+// subscription is a notifier-side dialog: the machine and what its messages
+// are made of.
+type subscription struct {
+	n       Notifier
+	id      uint64
+	pkg     *Package
+	row     SubscriptionRow
+	uri     string // the resource as the watcher wrote it
+	flow    sip.Flow
+	direct  bool // NOTIFYs go to flow; otherwise by route set and remote target
+	seeking bool // the next hop is being resolved
+	lists   bool // the watcher supports eventlist
+	stored  bool
+	dirty   bool
+	content Content
+	timer   sip.Timer
+	timerAt time.Time
+
+	// The SUBSCRIBE that waits for its answer.
+	req     *sip.Message
+	tx      sip.ServerID
+	granted time.Duration
+}
+
+// allow is the methods this server takes (CORE-01).
+const allow = "SUBSCRIBE, NOTIFY, PUBLISH, OPTIONS"
+
+// known are methods that exist but are not ours: 405 instead of 501.
+func known(m sip.Method) bool { return m != sip.MethodUnknown }
+
+// message handles one message from the network.
+func (sh *shard) message(t *Turn, m *sip.Message) {
+	sh.handling = m
+	if !m.IsRequest() {
+		sh.response(t, m)
+		m.Release()
+		return
+	}
+	if m.Method() == sip.ACK {
+		m.Release()
+		return
+	}
+	tx, fresh := sh.tx.Receive(m)
+	if !fresh {
+		m.Release()
+		return
+	}
+	sh.rt.stats.Requests[int(m.Method())%len(sh.rt.stats.Requests)].Add(1)
+	r := &Request{Msg: m, Tx: tx}
+	if err := sh.request(t, r); err != nil {
+		sh.refuse(t, m, tx, err)
+	}
+	if !r.kept {
+		m.Release()
+	}
+}
+
+// request follows the order of RFC 3261 section 8.2. An error changes nothing.
+func (sh *shard) request(t *Turn, r *Request) *Error {
+	m, rt := r.Msg, sh.rt
+	switch m.Method() {
+	case sip.SUBSCRIBE, sip.PUBLISH:
+		var err *Error
+		if r.Watcher, err = rt.opt.Identify(m); err != nil {
+			return err
+		}
+	case sip.NOTIFY:
+	case sip.OPTIONS:
+		if err := unknownExtensions(m); err != nil {
+			return err
+		}
+		t.Reply(r, 200, "", "Allow", allow, "Accept", strings.Join(rt.opt.Packages.Types(), ", "), "Accept-Encoding", "identity",
+			"Accept-Language", "en", "Supported", "eventlist", "Allow-Events", rt.opt.Packages.AllowEvents())
+		return nil
+	case sip.CANCEL: // every request here is answered at once, so there is nothing left to cancel (CORE-24)
+		return Refuse(481, "")
+	default:
+		if known(m.Method()) {
+			return Refuse(405, "", "Allow", allow)
+		}
+		return Refuse(501, "", "Allow", allow)
+	}
+	if err := unknownExtensions(m); err != nil {
+		return err
+	}
+	if m.Method() == sip.NOTIFY {
+		return sh.notifyReceived(t, r)
+	}
+	pkg, err := sh.eventOf(m)
+	if err != nil {
+		return err
+	}
+	r.Package = pkg
+	if m.Method() == sip.SUBSCRIBE && len(m.To().Tag()) > 0 {
+		return sh.resubscribe(t, r)
+	}
+	key, local, kerr := rt.opt.Key(m.RequestURI())
+	if kerr != nil {
+		return &Error{Status: 416, Reason: "Unsupported URI Scheme", Err: kerr}
+	}
+	r.Resource, r.Local = key, local
+	if len(sh.held) > heldLimit || rt.commit.overloaded() {
+		rt.stats.Overload.Add(1)
+		return &Error{Status: 503, Reason: "Store Too Slow", RetryAfter: 10 * time.Second}
+	}
+	if m.Method() == sip.PUBLISH {
+		for _, c := range sh.components {
+			if p, ok := c.(Publisher); ok {
+				p.Publish(t, r)
+				return nil
+			}
+		}
+		return Refuse(405, "", "Allow", allow)
+	}
+	return sh.subscribe(t, r)
+}
+
+// unknownExtensions is CORE-04: 420 with exactly the tags we do not know.
+func unknownExtensions(m *sip.Message) *Error {
+	var bad []string
+	for v := range m.Values(sip.HdrRequire) {
+		if !strings.EqualFold(string(v), "eventlist") && len(v) > 0 {
+			bad = append(bad, string(v))
+		}
+	}
+	if bad != nil {
+		return Refuse(420, "", "Unsupported", strings.Join(bad, ", "))
+	}
+	return nil
+}
+
+// eventOf finds the package of SUBSCRIBE or PUBLISH (EV-03, PUB-01).
+func (sh *shard) eventOf(m *sip.Message) (*Package, *Error) {
+	name, _, _ := m.Event()
+	reg := sh.rt.opt.Packages
+	if len(name) == 0 {
+		return nil, Refuse(489, "Event Header Missing", "Allow-Events", reg.AllowEvents())
+	}
+	if p := reg.Find(string(name)); p != nil {
+		return p, nil
+	}
+	return nil, Refuse(489, "", "Allow-Events", reg.AllowEvents())
+}
+
+// Expires reads the Expires of SUBSCRIBE or PUBLISH and applies the limits:
+// 423 only between 0 and the minimum (EV-05).
+func (t *Turn) Expires(m *sip.Message, def time.Duration) (time.Duration, *Error) {
+	opt := &t.sh.rt.opt
+	v, present, err := m.Uint(sip.HdrExpires)
+	if err != nil {
+		return 0, &Error{Status: 400, Reason: "Bad Expires", Err: err}
+	}
+	if !present {
+		return min(def, opt.MaxExpires), nil
+	}
+	d := time.Duration(v) * time.Second
+	if d > 0 && d < opt.MinExpires && d < time.Hour {
+		return 0, Refuse(423, "", "Min-Expires", seconds(opt.MinExpires))
+	}
+	return min(d, opt.MaxExpires), nil
+}
+
+// BodyHandled refuses a body that nobody here understands, unless the peer
+// says that it is optional (CORE-05).
+func refuseBody(m *sip.Message) *Error {
+	if len(m.Body()) == 0 {
+		return nil
+	}
+	if d := m.Header(sip.HdrContentDisposition); d != nil {
+		_, params, _ := strings.Cut(string(d), ";")
+		if h, ok := sip.Param([]byte(";"+params), "handling"); ok && strings.EqualFold(string(h), "optional") {
+			return nil
+		}
+	}
+	return Refuse(415, "No Body Taken In SUBSCRIBE", "Accept", "")
+}
+
+// subscribe handles a SUBSCRIBE that opens a dialog, or polls.
+func (sh *shard) subscribe(t *Turn, r *Request) *Error {
+	m := r.Msg
+	granted, err := t.Expires(m, r.Package.DefaultExpires)
+	if err == nil {
+		err = refuseBody(m)
+	}
+	if err != nil {
+		return err
+	}
+	if len(sh.subs) >= sh.rt.opt.MaxPerShard {
+		sh.rt.stats.Overload.Add(1)
+		return &Error{Status: 503, Reason: "Too Many Subscriptions", RetryAfter: time.Minute}
+	}
+	if len(m.From().Tag()) == 0 {
+		return Refuse(400, "From Tag Missing")
+	}
+	target, err := contactOf(m)
+	if err != nil {
+		return err
+	}
+	id := newID(sh.id)
+	_, eventID, _ := m.Event()
+	s := &subscription{
+		id: id, pkg: r.Package, uri: string(m.RequestURI()),
+		row: SubscriptionRow{
+			ID: formatTag(id), Shard: sh.id, Event: r.Package.Name, EventID: string(eventID),
+			Resource: r.Resource, Watcher: r.Watcher.URI,
+			CallID: string(m.CallID()), LocalURI: string(m.To().URI), RemoteURI: string(m.From().URI),
+			RemoteTag: string(m.From().Tag()), RemoteTarget: target, RouteSet: joined(m, sip.HdrRecordRoute),
+			Accept: joined(m, sip.HdrAccept), UserAgent: clip(m.Header(sip.HdrUserAgent)),
+			RemoteCSeq: m.CSeq(), VersionOffset: 1, CreatedMS: t.Now.UnixMilli(),
+		},
+		lists: hasToken(m, sip.HdrSupported, "eventlist") || hasToken(m, sip.HdrRequire, "eventlist"),
+	}
+	s.n.interval = r.Package.MinInterval
+	s.setFlow(m)
+	sh.subs[id] = s
+	sh.rt.stats.Subscriptions.Add(1)
+	s.await(r, granted)
+	sh.step(t, s, notifierEvent{kind: evSubscribe, expires: granted})
+	return nil
+}
+
+// await keeps the SUBSCRIBE until the machine answers it.
+func (s *subscription) await(r *Request, granted time.Duration) {
+	r.Keep()
+	s.req, s.tx, s.granted = r.Msg, r.Tx, granted
+}
+
+// resubscribe handles a SUBSCRIBE within a dialog.
+func (sh *shard) resubscribe(t *Turn, r *Request) *Error {
+	m := r.Msg
+	id, ok := parseTag(m.To().Tag())
+	s := sh.subs[id]
+	if !ok || s == nil || s.row.CallID != string(m.CallID()) || s.row.RemoteTag != string(m.From().Tag()) ||
+		s.n.phase == phaseTerminated || s.row.Watcher != r.Watcher.URI {
+		return Refuse(481, "")
+	}
+	if _, eventID, _ := m.Event(); s.pkg != r.Package || s.row.EventID != string(eventID) {
+		return Refuse(403, "Dialog Sharing Not Supported")
+	}
+	if m.CSeq() <= s.row.RemoteCSeq {
+		return Refuse(500, "CSeq Out Of Order")
+	}
+	granted, err := t.Expires(m, s.pkg.DefaultExpires)
+	if err == nil {
+		err = refuseBody(m)
+	}
+	if err != nil {
+		return err
+	}
+	if s.req != nil {
+		return &Error{Status: 500, Reason: "Earlier SUBSCRIBE Not Answered Yet", RetryAfter: time.Second}
+	}
+	if m.Has(sip.HdrContact) { // target refresh (CORE-13)
+		target, err := contactOf(m)
+		if err != nil {
+			return err
+		}
+		s.row.RemoteTarget = target
+	}
+	s.row.RemoteCSeq = m.CSeq()
+	s.setFlow(m)
+	s.await(r, granted)
+	sh.step(t, s, notifierEvent{kind: evSubscribe, expires: granted})
+	return nil
+}
+
+func contactOf(m *sip.Message) (string, *Error) {
+	for v := range m.Values(sip.HdrContact) {
+		n, err := sip.ParseNameAddr(v)
+		if err != nil {
+			return "", &Error{Status: 400, Reason: "Bad Contact", Err: err}
+		}
+		u, err := sip.ParseURI(string(n.URI))
+		if err != nil || u.Scheme != "sip" && u.Scheme != "sips" {
+			return "", &Error{Status: 400, Reason: "Bad Contact", Err: err}
+		}
+		return string(n.URI), nil
+	}
+	return "", Refuse(400, "Contact Missing")
+}
+
+func joined(m *sip.Message, h sip.HeaderID) string {
+	var b strings.Builder
+	for v := range m.Headers(h) {
+		if b.Len() > 0 {
+			b.WriteString(", ")
+		}
+		b.Write(v)
+	}
+	return b.String()
+}
+
+func hasToken(m *sip.Message, h sip.HeaderID, token string) bool {
+	for v := range m.Values(h) {
+		if strings.EqualFold(string(v), token) {
+			return true
+		}
+	}
+	return false
+}
+
+// setFlow decides where NOTIFYs go: on a reliable transport over the
+// connection the SUBSCRIBE came in on; on UDP to its source when it came
+// straight from a user agent that is behind its source address (it asked for
+// rport, or sent from its sent-by port), which works through NAT; otherwise
+// along the route set to the remote target (RFC 3261 section 12.2.1.1).
+func (s *subscription) setFlow(m *sip.Message) {
+	s.flow, s.direct = m.Flow, true
+	vias := 0
+	for range m.Values(sip.HdrVia) {
+		vias++
+	}
+	if !m.Flow.Proto.Reliable() {
+		v := m.Via()
+		port := v.Port
+		if port == 0 {
+			port = 5060
+		}
+		s.direct = s.row.RouteSet == "" && vias == 1 && (v.HasRPort || port == m.Flow.Remote.Port())
+	}
+	s.row.Flow = ""
+	if s.direct {
+		s.row.Flow = m.Flow.Proto.String() + " " + m.Flow.Local.String() + " " + m.Flow.Remote.String()
+	}
+	s.row.LocalContact = contactFor(m.Flow)
+}
+
+// contactFor is our Contact on a flow.
+func contactFor(f sip.Flow) string {
+	c := "sip:" + f.Local.String()
+	if f.Proto != sip.UDP {
+		c += ";transport=" + strings.ToLower(f.Proto.String())
+	}
+	return c
+}
+
+// parseFlow reads a stored flow. Only datagram flows survive a restart.
+func parseFlow(s string) (f sip.Flow, ok bool) {
+	part := strings.Fields(s)
+	if len(part) != 3 || part[0] != "UDP" {
+		return f, false
+	}
+	var err1, err2 error
+	f.Local, err1 = netip.ParseAddrPort(part[1])
+	f.Remote, err2 = netip.ParseAddrPort(part[2])
+	return f, err1 == nil && err2 == nil
+}
+
+// step runs a subscription's machine and carries out its effects.
+func (sh *shard) step(t *Turn, s *subscription, ev notifierEvent) {
+	fx := sh.scratch[:0]
+	sh.scratch = nil // effects may step another subscription
+	before := s.n.phase
+	s.n.step(t.Now, ev, &fx)
+	if before >= phaseTerminated && s.n.phase < before {
+		sh.rt.stats.Revived.Add(1)
+	}
+	for i := range fx {
+		sh.effect(t, s, &fx[i])
+	}
+	sh.scratch = fx
+	if ev.kind != evFlush {
+		sh.touch(s)
+	}
+}
+
+// touch has the end of the turn look at a subscription.
+func (sh *shard) touch(s *subscription) {
+	if !s.dirty && s.n.owed && !s.n.inFlight {
+		s.dirty = true
+		sh.dirty = append(sh.dirty, s)
+	}
+}
+
+func (sh *shard) effect(t *Turn, s *subscription, fx *notifierEffect) {
+	switch fx.kind {
+	case fxRespond:
+		sh.answerSubscribe(t, s, fx.err)
+	case fxAttach:
+		t.Attach(s.interest(), s.ref(sh))
+	case fxDetach:
+		t.Detach(s.interest(), s.ref(sh))
+	case fxStore:
+		s.row.List = s.isList()
+		s.row.ExpiresMS = s.n.expires.UnixMilli()
+		s.row.CSeqCeiling, s.row.VersionOffset = s.n.ceiling, s.n.offset
+		s.stored = true
+		t.persist(PutSubscription{Row: s.row})
+	case fxForget:
+		if s.stored {
+			s.stored = false
+			t.persist(DeleteSubscription{ID: s.row.ID})
+		}
+	case fxCeiling:
+		if s.stored {
+			t.persist(SetCSeqCeiling{ID: s.row.ID, Ceiling: s.n.ceiling})
+			t.mustCommit = true
+		}
+	case fxNotify:
+		sh.notify(t, s, fx.full)
+	case fxTimer:
+		sh.setTimer(t, s, fx.at)
+	case fxRemove:
+		t.CancelTimer(s.timer)
+		delete(sh.subs, s.id)
+		sh.rt.stats.Subscriptions.Add(-1)
+	}
+}
+
+// setTimer keeps one timer per subscription: the earliest that is wanted. The
+// machine sets it again when it fires too early.
+func (sh *shard) setTimer(t *Turn, s *subscription, at time.Time) {
+	if s.timer != 0 {
+		if !at.Before(s.timerAt) && s.timerAt.After(t.Now) {
+			return
+		}
+		t.CancelTimer(s.timer)
+	}
+	s.timer, s.timerAt = t.SetTimer(notifierComponent, s.id, at), at
+}
+
+func (s *subscription) interest() Interest {
+	return Interest{Package: s.pkg, Resource: s.row.Resource, URI: s.uri, Watcher: Identity{URI: s.row.Watcher},
+		Accept: s.row.Accept, EventList: s.lists, Resumed: s.n.resumed}
+}
+
+func (s *subscription) ref(sh *shard) SinkRef {
+	return SinkRef{ID: s.id, Shard: sh.id, Component: notifierComponent}
+}
+
+// answerSubscribe sends the final response of the SUBSCRIBE that waits.
+func (sh *shard) answerSubscribe(t *Turn, s *subscription, err *Error) {
+	m := s.req
+	if m == nil {
+		return
+	}
+	s.req = nil
+	defer m.Release()
+	if err != nil {
+		sh.refuse(t, m, s.tx, err)
+		return
+	}
+	b := sip.AppendResponse(make([]byte, 0, 640), m, 200, "OK", s.row.ID)
+	for v := range m.Headers(sip.HdrRecordRoute) {
+		b = sip.AppendHeader(b, "Record-Route", string(v))
+	}
+	b = appendContact(b, s.row.LocalContact)
+	b = sip.AppendHeader(b, "Expires", strconv.FormatInt(int64(s.granted/time.Second), 10))
+	if s.isList() {
+		b = append(b, "Require: eventlist\r\n"...)
+	}
+	b = sip.AppendHeader(b, "Allow-Events", sh.rt.opt.Packages.AllowEvents())
+	b = sip.AppendBody(b, "", nil)
+	t.sends = append(t.sends, send{server: s.tx, b: b})
+}
+
+func appendContact(b []byte, uri string) []byte {
+	b = append(b, "Contact: <"...)
+	b = append(b, uri...)
+	return append(b, ">\r\n"...)
+}
+
+// isList: a source that renders for each NOTIFY is a list (RL-09); the kind
+// was decided by the first Update and does not change.
+func (s *subscription) isList() bool {
+	l, ok := s.content.(interface{ EventList() bool })
+	return ok && l.EventList()
+}
+
+func (sh *shard) notifierUpdate(t *Turn, u Update) {
+	s := sh.subs[u.To.ID]
+	if s == nil {
+		return
+	}
+	if u.Retrying { // a gateway lost its source and looks for it: nothing is known meanwhile
+		u.State, u.Doc = Pending, nil
+	}
+	switch {
+	case u.View != nil:
+		s.content = u.View
+	case u.Doc != nil:
+		s.content = u.Doc
+	case u.State == Pending && !s.isList():
+		s.content = nil // no presence document while pending (PR-08)
+	}
+	if s.isList() && s.n.phase == phaseWaiting {
+		s.n.interval = sh.rt.opt.ListPace
+	}
+	sh.step(t, s, notifierEvent{kind: evUpdate, state: u.State, reason: u.Reason, retryAfter: u.RetryAfter, err: u.Err})
+}
+
+// notify renders and sends the NOTIFY the machine decided on.
+func (sh *shard) notify(t *Turn, s *subscription, full bool) {
+	flow, ok := sh.hop(t, s)
+	if !ok {
+		return
+	}
+	client := sh.tx.Open(uint64(notifierComponent)<<56 | s.id)
+	b, err := sh.appendNotify(make([]byte, 0, 1024), t, s, flow, client, full)
+	if err != nil {
+		sh.rt.opt.Log.Error("NOTIFY not rendered", "dialog", s.row.ID, "err", err)
+	}
+	sh.rt.stats.Notifies.Add(1)
+	t.sends = append(t.sends, send{client: client, user: uint64(notifierComponent)<<56 | s.id, flow: flow, b: b})
+}
+
+// hop is where the NOTIFY goes. When the name of the next hop must be looked
+// up first, the NOTIFY is put back and sent when the answer is there.
+func (sh *shard) hop(t *Turn, s *subscription) (sip.Flow, bool) {
+	if s.direct {
+		return s.flow, true
+	}
+	next := s.row.RemoteTarget
+	if first, _ := routeSet(s.row.RouteSet); first != "" {
+		next = first
+	}
+	flow, err := sip.LiteralHop(next, sh.rt.opt.LocalFor)
+	if err == nil {
+		return flow, true
+	}
+	if !errors.Is(err, sip.ErrNotLiteral) || sh.rt.opt.Resolve == nil {
+		t.unsent(s, err)
+		return flow, false
+	}
+	if !s.seeking {
+		s.seeking = true
+		id := s.id
+		var found sip.Flow
+		var ferr error
+		ok := t.Async(func(ctx context.Context) { found, ferr = sh.rt.opt.Resolve(ctx, next) }, func(t *Turn) {
+			s := t.sh.subs[id]
+			if s == nil {
+				return
+			}
+			s.seeking = false
+			if ferr == nil {
+				s.flow, s.direct = found, true // until the next SUBSCRIBE says otherwise
+			}
+			t.sh.notifyUnsent(t, s, ferr)
+		})
+		if !ok {
+			s.seeking = false
+			t.unsent(s, errors.New("too many look-ups"))
+		}
+	}
+	return flow, false
+}
+
+// unsent reports a NOTIFY that could not be sent, in a turn of its own: the
+// machine is in the middle of a step.
+func (t *Turn) unsent(s *subscription, err error) {
+	id := s.id
+	t.sh.rt.Post(t.sh.id, func(t *Turn) {
+		if s := t.sh.subs[id]; s != nil {
+			t.sh.notifyUnsent(t, s, err)
+		}
+	})
+}
+
+// routeSet splits a stored route set into its first URI and whether that is a
+// loose router.
+func routeSet(set string) (first string, loose bool) {
+	if set == "" {
+		return "", true
+	}
+	n, err := sip.ParseNameAddr([]byte(firstValue(set)))
+	if err != nil {
+		return "", true
+	}
+	u, err := sip.ParseURI(string(n.URI))
+	if err != nil {
+		return "", true
+	}
+	_, loose = u.Param("lr")
+	return string(n.URI), loose
+}
+
+// firstValue is the first of comma-separated name-addrs.
+func firstValue(set string) string {
+	v, _ := splitFirst(set)
+	return v
+}
+
+func splitFirst(set string) (first, rest string) {
+	angle, quote := false, false
+	for i := 0; i < len(set); i++ {
+		switch c := set[i]; {
+		case c == '"':
+			quote = !quote
+		case quote:
+		case c == '<':
+			angle = true
+		case c == '>':
+			angle = false
+		case c == ',' && !angle:
+			return strings.TrimSpace(set[:i]), strings.TrimSpace(set[i+1:])
+		}
+	}
+	return strings.TrimSpace(set), ""
+}
+
+// appendRoute writes Request-URI's rest of the start line and Route by the
+// rules for loose and strict routers (CORE-11).
+func appendStart(b []byte, method, target, routes string) (out []byte, route string) {
+	uri, route := target, routes
+	if first, loose := routeSet(routes); !loose {
+		_, rest := splitFirst(routes)
+		uri, route = first, rest
+		if route != "" {
+			route += ", "
+		}
+		route += "<" + target + ">"
+	}
+	b = append(b, method...)
+	b = append(b, ' ')
+	b = append(b, uri...)
+	return append(b, " SIP/2.0\r\n"...), route
+}
+
+// appendVia writes our Via with the transaction's branch (CORE-09, NAT-02).
+func (sh *shard) appendVia(b []byte, flow sip.Flow, client sip.ClientID) []byte {
+	b = append(b, "Via: SIP/2.0/"...)
+	b = append(b, flow.Proto.String()...)
+	b = append(b, ' ')
+	b = flow.Local.AppendTo(b)
+	b = append(b, ";rport;branch="...)
+	b = sh.tx.AppendBranch(b, client)
+	return append(b, "\r\nMax-Forwards: 70\r\n"...)
+}
+
+func (sh *shard) appendNotify(b []byte, t *Turn, s *subscription, flow sip.Flow, client sip.ClientID, full bool) ([]byte, error) {
+	row := &s.row
+	b, route := appendStart(b, "NOTIFY", row.RemoteTarget, row.RouteSet)
+	b = sh.appendVia(b, flow, client)
+	if route != "" {
+		b = sip.AppendHeader(b, "Route", route)
+	}
+	b = appendAddr(b, "From: <", row.LocalURI, row.ID)
+	b = appendAddr(b, "To: <", row.RemoteURI, row.RemoteTag)
+	b = sip.AppendHeader(b, "Call-ID", row.CallID)
+	b = append(b, "CSeq: "...)
+	b = strconv.AppendUint(b, uint64(s.n.cseq), 10)
+	b = append(b, " NOTIFY\r\n"...)
+	b = appendContact(b, row.LocalContact)
+	b = append(b, "Event: "...)
+	b = append(b, row.Event...)
+	if row.EventID != "" {
+		b = append(b, ";id="...)
+		b = append(b, row.EventID...)
+	}
+	b = append(b, "\r\nSubscription-State: "...)
+	state := s.n.state()
+	b = append(b, state.String()...)
+	if state == Terminated {
+		if s.n.reason != "" {
+			b = append(b, ";reason="...)
+			b = append(b, s.n.reason...)
+		}
+		if s.n.retryAfter > 0 {
+			b = append(b, ";retry-after="...)
+			b = append(b, seconds(s.n.retryAfter)...)
+		}
+	} else {
+		b = append(b, ";expires="...)
+		b = append(b, seconds(max(s.n.expires.Sub(t.Now), 0))...)
+	}
+	b = append(b, "\r\n"...)
+	list := s.isList()
+	if list {
+		b = append(b, "Require: eventlist\r\n"...)
+	}
+	if s.content == nil || !list && state == Terminated && s.n.reason != Timeout {
+		return sip.AppendBody(b, "", nil), nil
+	}
+	body, ctype := s.content.Render(sh.bodyBuf[:0], View{Version: s.n.cseq - s.n.offset, Full: full, State: state, Now: t.Now})
+	sh.bodyBuf = body[:0]
+	if cap(sh.bodyBuf) > 1<<20 {
+		sh.bodyBuf = nil
+	}
+	return sip.AppendBody(b, ctype, body), nil
+}
+
+func appendAddr(b []byte, name, uri, tag string) []byte {
+	b = append(b, name...)
+	b = append(b, uri...)
+	b = append(b, '>')
+	if tag != "" {
+		b = append(b, ";tag="...)
+		b = append(b, tag...)
+	}
+	return append(b, "\r\n"...)
+}
+
+// response gives a response to the transaction and dialog it belongs to.
+func (sh *shard) response(t *Turn, m *sip.Message) {
+	out, final, ok := sh.tx.Response(t.Now, m)
+	if !ok || !final {
+		return
+	}
+	id := out.User & idMask
+	switch uint8(out.User >> 56) {
+	case notifierComponent:
+		if s := sh.subs[id]; s != nil {
+			sh.notifyAnswered(t, s, out.Status, retryAfter(m))
+		}
+	case subscriberComponent:
+		if r := sh.uacs[id]; r != nil {
+			sh.subscribeAnswered(t, r, m)
+		}
+	}
+}
+
+func retryAfter(m *sip.Message) time.Duration {
+	v := m.Header(sip.HdrRetryAfter)
+	n := 0
+	for n < len(v) && v[n] >= '0' && v[n] <= '9' && n < 9 {
+		n++
+	}
+	sec, _ := strconv.Atoi(string(v[:n]))
+	return time.Duration(sec) * time.Second
+}
+
+// notifyAnswered tells the machine how its NOTIFY ended.
+func (sh *shard) notifyAnswered(t *Turn, s *subscription, status int, wait time.Duration) {
+	if status < 300 {
+		sh.rt.stats.NotifyOK.Add(1)
+	} else {
+		sh.notifyFailed(t, s, status, nil)
+	}
+	sh.step(t, s, notifierEvent{kind: evAnswer, status: status, retryAfter: wait})
+}
+
+// notifyUnsent tells the machine that its NOTIFY did not leave. nil means that
+// the way is known now. When a connection is gone, the remote target may still
+// be reachable.
+func (sh *shard) notifyUnsent(t *Turn, s *subscription, err error) {
+	if err != nil && s.direct && s.flow.Proto.Reliable() {
+		s.direct, s.row.Flow = false, ""
+		err = nil
+	}
+	ev := notifierEvent{kind: evUnsent}
+	if err != nil {
+		sh.notifyFailed(t, s, 503, err)
+		ev.err = &Error{Status: 503, Err: err}
+	}
+	sh.step(t, s, ev)
+}
+
+func (sh *shard) notifyFailed(t *Turn, s *subscription, status int, err error) {
+	sh.rt.stats.NotifyFailed.Add(1)
+	if n, ok := sh.rt.limit.Allow(t.Now); ok {
+		sh.rt.opt.Log.Info("NOTIFY failed", "dialog", s.row.ID, "event", s.row.Event, "resource", s.row.Resource,
+			"watcher", s.row.Watcher, "status", status, "err", err, "suppressed", n)
+	}
+}
+
+// Restore brings a stored subscription back after a restart. notify asks for a
+// NOTIFY with full state, for when it is not known what was sent last.
+func (rt *Runtime) Restore(row SubscriptionRow, notify bool) error {
+	pkg := rt.opt.Packages.Find(row.Event)
+	id, ok := parseTag([]byte(row.ID))
+	if pkg == nil || !ok {
+		return errors.New("stored subscription " + row.ID + ": unknown package or bad id")
+	}
+	rt.Post(tagShard(id), func(t *Turn) {
+		sh := t.sh
+		s := &subscription{id: id, pkg: pkg, row: row, uri: row.Resource, lists: row.List, stored: true}
+		s.n.restored(&row, notify)
+		s.n.interval = pkg.MinInterval
+		if row.List {
+			s.n.interval = rt.opt.ListPace
+		}
+		s.flow, s.direct = parseFlow(row.Flow)
+		sh.subs[id] = s
+		rt.stats.Subscriptions.Add(1)
+		sh.setTimer(t, s, s.n.expires)
+		t.Attach(s.interest(), s.ref(sh))
+	})
+	return nil
+}
+
+// SubscriptionInfo describes a subscription to an operator.
+type SubscriptionInfo struct {
+	Dialog   string    `json:"dialog"`
+	Event    string    `json:"event"`
+	Resource string    `json:"resource"`
+	Watcher  string    `json:"watcher"`
+	State    string    `json:"state"`
+	Target   string    `json:"target"`
+	CallID   string    `json:"call_id"`
+	CSeq     uint32    `json:"cseq"`
+	InFlight bool      `json:"notify_in_flight"`
+	Expires  time.Time `json:"expires"`
+	Agent    string    `json:"user_agent,omitempty"`
+}
+
+// Subscriptions lists the subscriptions of the running shard.
+func (t *Turn) Subscriptions() []SubscriptionInfo {
+	out := make([]SubscriptionInfo, 0, len(t.sh.subs))
+	for _, s := range t.sh.subs {
+		out = append(out, SubscriptionInfo{Dialog: s.row.ID, Event: s.row.Event, Resource: s.row.Resource, Watcher: s.row.Watcher,
+			State: s.n.phase.String(), Target: s.row.RemoteTarget, CallID: s.row.CallID, CSeq: s.n.cseq, InFlight: s.n.inFlight,
+			Expires: s.n.expires.UTC(), Agent: s.row.UserAgent})
+	}
+	slices.SortFunc(out, func(a, b SubscriptionInfo) int { return strings.Compare(a.Dialog, b.Dialog) })
+	return out
+}

@@ -1,0 +1,209 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"rollcall/dialog"
+	"rollcall/pa"
+	"rollcall/sip"
+)
+
+// Config is everything an operator can set. Each field is a flag of `rollcall
+// serve` and a key of the configuration file. Default gives the defaults.
+type Config struct {
+	Listen         []string          `yaml:"listen"`          // TRANSPORT:HOST:PORT
+	HTTP           string            `yaml:"http"`            // HOST:PORT of the admin API; "" for none
+	Domain         []string          `yaml:"domain"`          // domains whose presentities are local
+	Store          string            `yaml:"store"`           // memory, sqlite:PATH, postgres://...
+	Durability     string            `yaml:"durability"`      // memory, write-back, write-through
+	Sync           string            `yaml:"sync"`            // normal or full
+	XCAP           []string          `yaml:"xcap"`            // directory, http(s):// root, or store; first match wins
+	XCAPServer     *bool             `yaml:"xcap_server"`     // serve XCAP out of the store; nil: when xcap has store
+	XCAPRoot       []string          `yaml:"xcap_root"`       // further root URIs that mean our own documents
+	PresenceAuth   string            `yaml:"presence_auth"`   // allow, confirm, block, open
+	Trust          []string          `yaml:"trust"`           // CIDRs of peers whose asserted identity is believed
+	Remote         map[string]string `yaml:"remote"`          // next hop by remote domain
+	NotifyInterval map[string]string `yaml:"notify_interval"` // duration by package, or "list"
+	LogLevel       string            `yaml:"log_level"`       // debug, info, warn, error
+}
+
+// Default is the configuration of a server that was told nothing.
+func Default() Config {
+	return Config{
+		Listen: []string{"udp:127.0.0.1:5060", "tcp:127.0.0.1:5060"}, HTTP: "127.0.0.1:8080",
+		Domain: []string{"localhost", "127.0.0.1"}, Store: "sqlite:" + filepath.Join(stateDir(), "rollcall.db"),
+		Durability: "write-through", Sync: "normal", XCAP: []string{"store"}, PresenceAuth: "confirm",
+		Trust: []string{"127.0.0.0/8", "::1/128"}, LogLevel: "info",
+	}
+}
+
+// stateDir is the user's state directory (XDG).
+func stateDir() string {
+	if d := os.Getenv("XDG_STATE_HOME"); d != "" {
+		return filepath.Join(d, "rollcall")
+	}
+	if h, err := os.UserHomeDir(); err == nil {
+		return filepath.Join(h, ".local", "state", "rollcall")
+	}
+	return filepath.Join(os.TempDir(), "rollcall")
+}
+
+// settings is a Config that was understood.
+type settings struct {
+	listen     []listenSpec
+	durability dialog.Durability
+	fullSync   bool
+	mode       pa.Mode
+	trust      []netip.Prefix
+	domains    map[string]bool
+	remote     map[string]string
+	intervals  map[string]time.Duration
+	xcapServer bool
+}
+
+type listenSpec struct {
+	proto sip.Proto
+	addr  string
+}
+
+// Validate reports every fault at once.
+func (c *Config) Validate() error {
+	_, err := c.settings()
+	return err
+}
+
+func (c *Config) settings() (*settings, error) {
+	var errs []error
+	fault := func(key, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...)))
+	}
+	s := &settings{domains: make(map[string]bool), remote: make(map[string]string), intervals: make(map[string]time.Duration)}
+	if len(c.Listen) == 0 {
+		fault("listen", "at least one listener is needed")
+	}
+	for _, l := range c.Listen {
+		p, addr, err := sip.ParseListen(l)
+		if err != nil {
+			fault("listen", "%v", err)
+		}
+		s.listen = append(s.listen, listenSpec{p, addr})
+	}
+	if c.HTTP != "" {
+		if _, _, err := net.SplitHostPort(c.HTTP); err != nil {
+			fault("http", "%v", err)
+		}
+	}
+	if len(c.Domain) == 0 {
+		fault("domain", "at least one domain is needed")
+	}
+	for _, d := range c.Domain {
+		if d == "" || strings.ContainsAny(d, " @/") {
+			fault("domain", "%q is not a domain", d)
+		}
+		s.domains[strings.ToLower(strings.TrimSuffix(d, "."))] = true
+	}
+	switch c.Durability {
+	case "write-through":
+		s.durability = dialog.WriteThrough
+	case "write-back":
+		s.durability = dialog.WriteBack
+	case "memory":
+		s.durability = dialog.Memory
+	default:
+		fault("durability", "%q is none of memory, write-back, write-through", c.Durability)
+	}
+	switch {
+	case c.Store == "memory":
+		s.durability = dialog.Memory
+	case strings.HasPrefix(c.Store, "sqlite:") && len(c.Store) > len("sqlite:"), strings.HasPrefix(c.Store, "postgres://"), strings.HasPrefix(c.Store, "postgresql://"):
+	default:
+		fault("store", "%q is none of memory, sqlite:PATH, postgres://...", c.Store)
+	}
+	switch c.Sync {
+	case "normal":
+	case "full":
+		s.fullSync = true
+	default:
+		fault("sync", "%q is neither normal nor full", c.Sync)
+	}
+	stored := false
+	for _, x := range c.XCAP {
+		switch {
+		case x == "store":
+			stored = true
+		case strings.HasPrefix(x, "http://"), strings.HasPrefix(x, "https://"):
+			if u, err := url.Parse(x); err != nil || u.Host == "" {
+				fault("xcap", "%q is not a root URI", x)
+			}
+		default:
+			if fi, err := os.Stat(x); err != nil || !fi.IsDir() {
+				fault("xcap", "%q is not a directory, an http(s) root or store", x)
+			}
+		}
+	}
+	s.xcapServer = stored
+	if c.XCAPServer != nil {
+		s.xcapServer = *c.XCAPServer
+	}
+	if s.xcapServer && !stored {
+		fault("xcap_server", "needs xcap: store")
+	}
+	var ok bool
+	if s.mode, ok = pa.ParseMode(c.PresenceAuth); !ok {
+		fault("presence_auth", "%q is none of allow, confirm, block, open", c.PresenceAuth)
+	}
+	for _, t := range c.Trust {
+		p, err := netip.ParsePrefix(t)
+		if err != nil {
+			a, err2 := netip.ParseAddr(t)
+			if err2 != nil {
+				fault("trust", "%v", err)
+				continue
+			}
+			p = netip.PrefixFrom(a, a.BitLen())
+		}
+		s.trust = append(s.trust, p.Masked())
+	}
+	for d, hop := range c.Remote {
+		if _, err := sip.ParseURI(hop); err != nil {
+			fault("remote", "%s=%s: %v", d, hop, err)
+		}
+		s.remote[strings.ToLower(d)] = hop
+	}
+	for name, v := range c.NotifyInterval {
+		d, err := time.ParseDuration(v)
+		if v == "0" {
+			d, err = 0, nil
+		}
+		if err != nil || d < 0 {
+			fault("notify_interval", "%s=%s is not a duration such as 500ms", name, v)
+			continue
+		}
+		if name != "list" && packageOf(name) == nil {
+			fault("notify_interval", "%q is not a package", name)
+		}
+		s.intervals[name] = d
+	}
+	switch c.LogLevel {
+	case "debug", "info", "warn", "error":
+	default:
+		fault("log_level", "%q is none of debug, info, warn, error", c.LogLevel)
+	}
+	return s, errors.Join(errs...)
+}
+
+func packageOf(name string) *dialog.Package { return dialog.NewRegistry(packages()...).Find(name) }
+
+func packages() []*dialog.Package { return []*dialog.Package{pa.Presence(), pa.WatcherInfo()} }
+
+// listInterval is the shortest gap between two NOTIFYs of a list subscription
+// when nothing else is said.
+const listInterval = 500 * time.Millisecond

@@ -1,0 +1,65 @@
+package server
+
+import (
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"rollcall/sip"
+)
+
+// metrics is the registry behind /metrics. Every value is read from the
+// parts' own counters when it is asked for.
+func (s *Server) metrics() *prometheus.Registry {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	counter := func(name, help string, labels prometheus.Labels, read func() uint64) {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "rollcall_" + name, Help: help, ConstLabels: labels},
+			func() float64 { return float64(read()) }))
+	}
+	gauge := func(name, help string, read func() int64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "rollcall_" + name, Help: help},
+			func() float64 { return float64(read()) }))
+	}
+	d, w, p, l, b := s.rt.Stats(), s.endpoint.Stats(), s.agent.Stats(), s.lists.Stats(), s.gateway.Stats()
+	for m := sip.MethodUnknown; m <= sip.REFER; m++ {
+		name := strings.ToLower(m.String())
+		if m == sip.MethodUnknown {
+			name = "unknown"
+		}
+		counter("sip_requests_total", "Requests received, without retransmissions.", prometheus.Labels{"method": name}, d.Requests[m].Load)
+	}
+	counter("sip_messages_received_total", "Messages received.", nil, w.Received.Load)
+	counter("sip_messages_sent_total", "Messages sent.", nil, w.Sent.Load)
+	counter("sip_malformed_total", "Messages that could not be parsed.", nil, w.Malformed.Load)
+	counter("sip_send_errors_total", "Messages that could not be sent.", nil, w.SendErrors.Load)
+	gauge("sip_connections", "Open stream connections.", func() int64 { return int64(s.endpoint.Conns()) })
+	counter("dialog_rejected_total", "Requests answered with an error.", nil, d.Rejected.Load)
+	counter("dialog_overload_total", "Requests refused or dropped because a queue was full.", nil, d.Overload.Load)
+	counter("dialog_notifies_total", "NOTIFYs sent, without retransmissions.", nil, d.Notifies.Load)
+	counter("dialog_notify_answers_total", "NOTIFYs by result.", prometheus.Labels{"result": "ok"}, d.NotifyOK.Load)
+	counter("dialog_notify_answers_total", "NOTIFYs by result.", prometheus.Labels{"result": "failed"}, d.NotifyFailed.Load)
+	counter("dialog_updates_coalesced_total", "State updates replaced by a newer one before they were read.", nil, d.Coalesced.Load)
+	counter("dialog_panics_total", "Panics caught in shard turns; must be 0.", nil, d.Panics.Load)
+	counter("dialog_revived_total", "Terminated subscriptions that came back; must be 0.", nil, d.Revived.Load)
+	counter("dialog_two_in_flight_total", "NOTIFYs sent while another was unanswered; must be 0.", nil, d.TwoInFlight.Load)
+	gauge("dialog_subscriptions", "Live subscriptions.", d.Subscriptions.Load)
+	gauge("dialog_remote_subscriptions", "Subscriptions held at other servers.", d.Remote.Load)
+	counter("store_commits_total", "Transactions stored.", nil, d.Commits.Load)
+	counter("store_commit_errors_total", "Transactions that failed and were repeated.", nil, d.CommitErrors.Load)
+	gauge("pa_presentities", "Presentities that are published or watched.", p.Presentities.Load)
+	gauge("pa_publications", "Live publications.", p.Publications.Load)
+	gauge("pa_watchers", "Attachments to local presentities.", p.Watchers.Load)
+	counter("pa_published_total", "Publications stored or modified.", nil, p.Published.Load)
+	counter("pa_refreshed_total", "Publications refreshed.", nil, p.Refreshed.Load)
+	counter("pa_expired_total", "Publications that were not refreshed.", nil, p.Expired.Load)
+	counter("pa_denied_total", "Watchers blocked.", nil, p.Denied.Load)
+	gauge("rls_views", "List subscriptions.", l.Views.Load)
+	gauge("rls_members", "Attachments of list members.", l.Members.Load)
+	counter("rls_rendered_total", "List documents rendered.", nil, l.Rendered.Load)
+	counter("b2b_opened_total", "Remote subscriptions opened, retries included.", nil, b.Opened.Load)
+	counter("b2b_retried_total", "Remote subscriptions opened again.", nil, b.Retried.Load)
+	counter("b2b_refused_total", "Remote subscriptions refused because there are too many.", nil, b.Refused.Load)
+	return reg
+}

@@ -1,0 +1,399 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"rollcall/b2b"
+	"rollcall/dialog"
+	"rollcall/pa"
+	"rollcall/rls"
+	"rollcall/sip"
+	"rollcall/sql"
+	"rollcall/xcapclient"
+)
+
+// Components of the runtime, by index.
+const (
+	paComponent = iota
+	rlsComponent
+	b2bComponent
+)
+
+// Server is a configured process.
+type Server struct {
+	cfg Config
+	set *settings
+	log *slog.Logger
+
+	store    *sql.Store
+	docs     *xcapclient.Client
+	stored   *xcapclient.StoredSource
+	rules    *ruleCache
+	catalog  *rls.Catalog
+	agent    *pa.Agent
+	lists    *rls.Server
+	gateway  *b2b.Gateway
+	endpoint *sip.Endpoint
+	rt       *dialog.Runtime
+	hop      map[sip.Proto]netip.AddrPort // local address to send from
+	addrs    []string
+	web      *http.Server
+	ready    atomic.Bool
+	over     sync.WaitGroup
+	cancel   context.CancelFunc
+	stopOnce sync.Once
+}
+
+// New opens the store and prepares the parts. Its errors are the operator's to
+// mend: configuration, or a store that cannot be opened.
+func New(cfg Config, log *slog.Logger) (*Server, error) {
+	set, err := cfg.settings()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, set: set, log: log, hop: make(map[sip.Proto]netip.AddrPort)}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	sync := sql.SyncNormal
+	if set.fullSync {
+		sync = sql.SyncFull
+	}
+	if s.store, err = sql.Open(ctx, cfg.Store, sql.Options{Sync: sync}); err != nil {
+		return nil, fmt.Errorf("store %s: %w", maskDSN(cfg.Store), err)
+	}
+	if err := s.openDocuments(); err != nil {
+		s.store.Close()
+		return nil, err
+	}
+	s.wire()
+	return s, nil
+}
+
+// maskDSN hides a password.
+func maskDSN(dsn string) string {
+	scheme, rest, ok := strings.Cut(dsn, "://")
+	if !ok {
+		return dsn
+	}
+	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
+		rest = "..." + rest[i:]
+	}
+	return scheme + "://" + rest
+}
+
+func (s *Server) openDocuments() error {
+	var sources []xcapclient.Source
+	for _, x := range s.cfg.XCAP {
+		switch {
+		case x == "store":
+			s.stored = xcapclient.Stored(s.store)
+			sources = append(sources, s.stored)
+		case strings.HasPrefix(x, "http://"), strings.HasPrefix(x, "https://"):
+			sources = append(sources, xcapclient.HTTP(x, xcapclient.HTTPOptions{Log: s.log.With("component", "xcap")}))
+		default:
+			d, err := xcapclient.Dir(x, s.log.With("component", "xcap"))
+			if err != nil {
+				return fmt.Errorf("xcap %s: %w", x, err)
+			}
+			sources = append(sources, d)
+		}
+	}
+	s.docs = xcapclient.New(sources...)
+	return nil
+}
+
+// roots are the XCAP root URIs that mean our own documents.
+func (s *Server) roots() []string {
+	roots := slices.Clone(s.cfg.XCAPRoot)
+	if s.cfg.HTTP != "" {
+		roots = append(roots, "http://"+s.cfg.HTTP+xcapPath)
+	}
+	for _, x := range s.cfg.XCAP {
+		if strings.HasPrefix(x, "http") {
+			roots = append(roots, x)
+		}
+	}
+	return roots
+}
+
+// wire makes the parts and connects them.
+func (s *Server) wire() {
+	s.rules = newRuleCache(s.docs, s.log)
+	s.catalog = rls.NewCatalog(xcapclient.Plain{Source: s.docs}, rls.CatalogOptions{
+		Normalize: s.normalize, Roots: s.roots(), Log: s.log.With("component", "rls"),
+		Changed: func(key string) {
+			s.rt.Post(dialog.ShardOf(key), func(t *dialog.Turn) { t.Component(rlsComponent).(*rls.Shard).ListChanged(t, key) })
+		},
+	})
+	s.agent = pa.New(pa.Options{Component: paComponent, Mode: s.set.mode, Rules: s.rules, Log: s.log.With("component", "pa")})
+	s.lists = rls.New(rls.Options{Component: rlsComponent, Catalog: s.catalog, Open: s.set.mode == pa.Open, Log: s.log.With("component", "rls")})
+	s.gateway = b2b.New(b2b.Options{Component: b2bComponent, Routes: s.set.remote, Local: s.local,
+		Self: "sip:rollcall@" + s.cfg.Domain[0], Log: s.log.With("component", "b2b")})
+	s.endpoint = sip.NewEndpoint(sip.EndpointOptions{
+		Receive: func(m *sip.Message) { s.rt.Receive(m) },
+		Failed:  func(id sip.ClientID) { s.rt.Failed(id) },
+		Log:     s.log.With("component", "sip"),
+	})
+	reg := packages()
+	for _, p := range reg {
+		if d, ok := s.set.intervals[p.Name]; ok {
+			p.MinInterval = d
+		}
+	}
+	pace, ok := s.set.intervals["list"]
+	if !ok {
+		pace = listInterval
+	}
+	s.rt = dialog.New(dialog.Options{
+		Sender: s.endpoint, Packages: dialog.NewRegistry(reg...), Store: s.store, Durability: s.set.durability,
+		Log:        s.log.With("component", "dialog"),
+		Components: []func(uint8) dialog.Component{s.agent.Shard, s.lists.Shard, s.gateway.Shard},
+		Route:      s.route, Key: s.key, Identify: s.identify,
+		LocalFor: func(p sip.Proto) sip.Flow { return sip.Flow{Proto: p, Local: s.hop[p]} },
+		Resolve:  s.resolve, ListPace: pace,
+	})
+	s.docs.Watch(s.documentsChanged)
+}
+
+// local tells whether a host is one of our domains.
+func (s *Server) local(host string) bool { return s.set.domains[strings.ToLower(host)] }
+
+// route picks who serves a resource: a list, a local domain, anything else.
+func (s *Server) route(resource string) int {
+	if s.catalog.IsService(resource) {
+		return rlsComponent
+	}
+	if u, err := sip.ParseURI(resource); err == nil && s.local(u.Host) {
+		return paComponent
+	}
+	return b2bComponent
+}
+
+// key is the canonical key of a resource. The port of a local domain means
+// nothing: it is how the client was told to reach us.
+func (s *Server) key(uri []byte) (string, bool, error) {
+	u, err := sip.ParseURI(string(uri))
+	if err != nil {
+		return "", false, err
+	}
+	local := s.local(u.Host)
+	if local {
+		u.Port = 0
+	}
+	return u.Key(), local, nil
+}
+
+func (s *Server) normalize(uri string) (string, error) {
+	k, _, err := s.key([]byte(uri))
+	return k, err
+}
+
+// identify believes what trusted peers assert, P-Asserted-Identity before From
+// (ID-01), and nobody else.
+func (s *Server) identify(m *sip.Message) (dialog.Identity, *dialog.Error) {
+	peer := m.Flow.Remote.Addr().Unmap()
+	if !slices.ContainsFunc(s.set.trust, func(p netip.Prefix) bool { return p.Contains(peer) }) {
+		return dialog.Identity{}, dialog.Refuse(403, "Peer Not Trusted")
+	}
+	uri := m.From().URI
+	for v := range m.Values(sip.HdrPAssertedIdentity) {
+		if n, err := sip.ParseNameAddr(v); err == nil {
+			uri = n.URI
+			break
+		}
+	}
+	k, _, err := s.key(uri)
+	if err != nil {
+		return dialog.Identity{}, &dialog.Error{Status: 400, Reason: "Bad From URI", Err: err}
+	}
+	return dialog.Identity{URI: k}, nil
+}
+
+// resolve finds the address of a named next hop: SRV of the transport when the
+// URI has no port, then A and AAAA (RFC 3263 sections 4.1 and 4.2).
+func (s *Server) resolve(ctx context.Context, uri string) (sip.Flow, error) {
+	u, err := sip.ParseURI(uri)
+	if err != nil {
+		return sip.Flow{}, err
+	}
+	proto, err := sip.TransportOf(u)
+	if err != nil {
+		return sip.Flow{}, err
+	}
+	if !s.hop[proto].IsValid() {
+		return sip.Flow{}, fmt.Errorf("no %v listener to send from", proto)
+	}
+	host, port := u.Host, sip.HopPort(u)
+	if u.Port == 0 {
+		if _, srv, err := net.DefaultResolver.LookupSRV(ctx, "sip", strings.ToLower(proto.String()), host); err == nil && len(srv) > 0 {
+			host, port = srv[0].Target, srv[0].Port
+		}
+	}
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return sip.Flow{}, err
+	}
+	for _, ip := range ips {
+		if ip = ip.Unmap(); ip.Is4() == s.hop[proto].Addr().Is4() || s.hop[proto].Addr().IsUnspecified() {
+			return sip.Flow{Proto: proto, Local: s.hop[proto], Remote: netip.AddrPortFrom(ip, port)}, nil
+		}
+	}
+	return sip.Flow{}, fmt.Errorf("no usable address for %s", host)
+}
+
+// documentsChanged is called when XCAP documents came, changed or went.
+func (s *Server) documentsChanged(selectors []string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	s.catalog.Changed(ctx, selectors)
+	for _, xui := range s.rules.changed(selectors) {
+		key, err := s.normalize(xui)
+		if err != nil {
+			continue
+		}
+		s.rt.Post(dialog.ShardOf(key), func(t *dialog.Turn) { t.Component(paComponent).(*pa.Shard).RulesChanged(t, key) })
+	}
+}
+
+// cleanMeta remembers in the store that the last stop was in order.
+const cleanMeta = "clean_stop"
+
+// Start binds the listeners, recovers what is stored and begins to serve.
+func (s *Server) Start(ctx context.Context) (err error) {
+	run, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
+	defer func() {
+		if err != nil {
+			s.abort()
+		}
+	}()
+	if err := s.catalog.Load(ctx); err != nil {
+		s.log.Warn("list services not readable now; they are read again when they change", "err", err)
+	}
+	s.rt.Start()
+	s.over.Go(func() {
+		if err := s.docs.Run(run); err != nil {
+			s.log.Error("documents are not watched any more", "err", err)
+		}
+	})
+	restored, err := s.recover(ctx)
+	if err != nil {
+		return fmt.Errorf("recovery: %w", err)
+	}
+	for _, l := range s.set.listen {
+		addr, err := s.endpoint.Listen(l.proto, l.addr)
+		if err != nil {
+			return fmt.Errorf("listen %v:%s: %w", l.proto, l.addr, err)
+		}
+		if !s.hop[l.proto].IsValid() {
+			s.hop[l.proto] = addr
+		}
+		s.addrs = append(s.addrs, strings.ToLower(l.proto.String())+"="+addr.String())
+	}
+	restored()
+	if s.cfg.HTTP != "" {
+		if err := s.serveHTTP(); err != nil {
+			return err
+		}
+	}
+	s.ready.Store(true)
+	return nil
+}
+
+// recover reads publications, then subscriptions. The subscriptions are
+// brought back by the function it returns, once there is something to send
+// from.
+func (s *Server) recover(ctx context.Context) (func(), error) {
+	if s.set.durability == dialog.Memory {
+		return func() {}, nil
+	}
+	clean, err := s.store.Meta(ctx, cleanMeta)
+	if err != nil && !errors.Is(err, sql.ErrNotFound) {
+		return nil, err
+	}
+	if err := s.store.SetMeta(ctx, cleanMeta, "no"); err != nil {
+		return nil, err
+	}
+	pubs := 0
+	err = s.store.Publications(ctx, func(row pa.PublicationRow) error {
+		pubs++
+		s.rt.Post(dialog.ShardOf(row.Resource), func(t *dialog.Turn) {
+			if err := t.Component(paComponent).(*pa.Shard).Restore(t, row); err != nil {
+				s.log.Error("stored publication not usable", "presentity", row.Resource, "err", err)
+			}
+		})
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	var rows []dialog.SubscriptionRow
+	err = s.store.Subscriptions(ctx, func(row dialog.SubscriptionRow) error {
+		rows = append(rows, row)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return func() {
+		for _, row := range rows {
+			if err := s.rt.Restore(row, clean != "yes"); err != nil {
+				s.log.Error("stored subscription not usable", "err", err)
+			}
+		}
+		s.log.Info("recovered", "publications", pubs, "subscriptions", len(rows), "clean", clean == "yes")
+	}, nil
+}
+
+// Addrs are the bound listeners as KIND=ADDRESS.
+func (s *Server) Addrs() []string { return s.addrs }
+
+// Stop ends the server in order: not ready, no new requests, drain, flush,
+// close. It is idempotent.
+func (s *Server) Stop(ctx context.Context) error {
+	var err error
+	s.stopOnce.Do(func() {
+		s.ready.Store(false)
+		if s.web != nil {
+			s.web.Shutdown(ctx)
+		}
+		drain, cancel := context.WithTimeout(ctx, 3*time.Second)
+		err = s.rt.Stop(drain)
+		cancel()
+		if err == nil && s.set.durability != dialog.Memory {
+			err = s.store.SetMeta(ctx, cleanMeta, "yes")
+		}
+		s.cancel()
+		s.endpoint.Close()
+		s.over.Wait()
+		err = errors.Join(err, s.store.Close())
+	})
+	return err
+}
+
+// abort takes back a start that failed.
+func (s *Server) abort() {
+	s.stopOnce.Do(func() {
+		s.cancel()
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		s.rt.Stop(ctx)
+		if s.web != nil {
+			s.web.Close()
+		}
+		s.endpoint.Close()
+		s.over.Wait()
+		s.store.Close()
+	})
+}

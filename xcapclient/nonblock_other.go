@@ -1,0 +1,5 @@
+//go:build !unix
+
+package xcapclient
+
+const nonblock = 0
