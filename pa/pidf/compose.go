@@ -20,26 +20,29 @@ func Offline(entity string) []byte {
 }
 
 // Compose makes one document of all publications of a presentity, given oldest
-// first. No document gives Offline, one gives its own bytes unchanged (RFC
-// 3903, 14.4).
+// first. No document gives Offline, one in the shape of the schemas gives its
+// own bytes unchanged (RFC 3903, 14.4).
 //
-// Several give all tuples, then all notes, persons, devices and other
-// elements, valid against the schemas of RFC 3863 and RFC 4479. Ids that are
-// no xs:ID are repaired. Ids are scoped to a publication, so of those that
-// occur again the oldest keeps its name and the others get a number appended.
-// What the schemas cannot hold is left out: elements without a namespace or
-// unknown in the PIDF namespace, wrong values of basic, priority, lang and
-// timestamp, a device without deviceID. A tuple without any status is closed.
+// Several, or one out of shape (baresip puts person before tuple), give all
+// tuples, then all notes, persons, devices and other elements, valid against
+// the schemas of RFC 3863 and RFC 4479. Ids that are no xs:ID are repaired. Ids
+// are scoped to a publication, so of those that occur again the oldest keeps
+// its name and the others get a number appended. What the schemas cannot hold
+// is left out: elements without a namespace or unknown in the PIDF namespace,
+// wrong values of basic, priority, lang and timestamp, a device without
+// deviceID. A tuple without any status is closed.
 func Compose(entity string, docs []*Document) []byte { return Merge(entity, docs).body }
 
 // Merge is Compose for a caller that goes on with the document, for instance
-// to filter it. One document is returned as it is.
+// to filter it. One document in the shape of the schemas is returned as it is.
 func Merge(entity string, docs []*Document) *Document {
 	switch len(docs) {
 	case 0:
-		return &Document{body: Offline(entity), entity: strings.TrimSpace(entity), basic: "closed", tuples: 1}
+		return &Document{body: Offline(entity), entity: strings.TrimSpace(entity), basic: "closed", tuples: 1, whole: true}
 	case 1:
-		return docs[0]
+		if docs[0].whole {
+			return docs[0]
+		}
 	}
 	roots := make([]*xmltree.Element, len(docs))
 	for i, d := range docs {

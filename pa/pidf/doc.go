@@ -9,10 +9,10 @@
 //     as its root and stays within Limits. It need not be valid against the
 //     schema: clients publish <basic>unknown</basic>, ids that are no xs:ID
 //     and elements in any order.
-//   - One publication passes through unchanged, byte for byte (RFC 3903,
-//     14.4). Several become a document whose PIDF and data-model parts are
-//     valid against the schemas; the contents of extension elements are kept
-//     as they were published.
+//   - One publication in the shape of the schemas passes through unchanged,
+//     byte for byte (RFC 3903, 14.4). Several, or one out of shape, become a
+//     document whose PIDF and data-model parts are valid against the schemas;
+//     the contents of extension elements are kept as they were published.
 //   - Compose is a pure function: the same documents in the same order give
 //     the same bytes.
 //   - A Document is immutable and may be shared between goroutines.

@@ -32,6 +32,7 @@ type Document struct {
 	note    string
 	spheres []string
 	tuples  int
+	whole   bool // has the shape of the schema: see conforms
 }
 
 // Parse checks a body and reads what policy and people want to know of it.
@@ -61,7 +62,7 @@ func describe(e *xmltree.Element) string {
 }
 
 func newDocument(body []byte, root *xmltree.Element) *Document {
-	d := &Document{body: body}
+	d := &Document{body: body, whole: conforms(root)}
 	d.entity, _ = root.Attr("entity")
 	d.entity = strings.TrimSpace(d.entity)
 	var personNote, tupleNote string
