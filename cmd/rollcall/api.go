@@ -1,0 +1,401 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+)
+
+// apiLimit bounds a request to the admin API, apiSize its answer.
+const (
+	apiLimit = 15 * time.Second
+	apiSize  = 256 << 20
+)
+
+func apiFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "http", Value: "127.0.0.1:8080", EnvVars: []string{"ROLLCALL_HTTP"}, Usage: "admin API of the server, `HOST:PORT`"},
+		jsonFlag(),
+	}
+}
+
+// ask reads from the admin API. The error has its exit code.
+func ask(c *cli.Context, path string, params url.Values) ([]byte, error) {
+	base := strings.TrimRight(c.String("http"), "/")
+	if base == "" {
+		return nil, usagef(c, "--http is empty")
+	}
+	if !strings.Contains(base, "://") {
+		base = "http://" + base
+	}
+	target := base + "/api/v1/" + path
+	if len(params) > 0 {
+		target += "?" + params.Encode()
+	}
+	ctx, cancel := context.WithTimeout(c.Context, apiLimit)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	if err != nil {
+		return nil, usagef(c, "--http %q: %w", c.String("http"), err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		var u *url.Error
+		if errors.As(err, &u) {
+			err = u.Err
+		}
+		return nil, coded(exitUnreachable, fmt.Errorf("no answer from %s: %w", base, err))
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, apiSize))
+	if err != nil {
+		return nil, coded(exitUnreachable, fmt.Errorf("answer from %s: %w", base, err))
+	}
+	if resp.StatusCode == http.StatusOK {
+		return b, nil
+	}
+	var fault struct {
+		Error string `json:"error"`
+	}
+	if json.Unmarshal(b, &fault) != nil || fault.Error == "" {
+		fault.Error = strings.TrimSpace(string(b[:min(len(b), 200)]))
+	}
+	err = fmt.Errorf("%s: %s", resp.Status, fault.Error)
+	switch {
+	case resp.StatusCode == http.StatusNotFound && fault.Error != "" && json.Valid(b):
+		return nil, coded(exitNotFound, errors.New(fault.Error))
+	case resp.StatusCode == http.StatusBadRequest:
+		return nil, coded(exitUsage, err)
+	}
+	return nil, err
+}
+
+// decode reads an answer into v.
+func decode(b []byte, v any) error {
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("the answer is not understood: %w", err)
+	}
+	return nil
+}
+
+// objects prints raw JSON objects, each on a line.
+func objects(w io.Writer, all []json.RawMessage) error {
+	for _, raw := range all {
+		if err := printJSON(w, raw); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// apiName is a display name of a list or member.
+type apiName struct {
+	Lang string `json:"lang"`
+	Text string `json:"text"`
+}
+
+func firstName(names []apiName) string {
+	for _, n := range names {
+		if n.Lang == "" {
+			return n.Text
+		}
+	}
+	if len(names) > 0 {
+		return names[0].Text
+	}
+	return ""
+}
+
+// apiTree is an expanded list.
+type apiTree struct {
+	URI      string       `json:"uri"`
+	Names    []apiName    `json:"names"`
+	Packages []string     `json:"packages"`
+	Document string       `json:"document"`
+	ETag     string       `json:"etag"`
+	Members  int          `json:"members"`
+	Error    string       `json:"error"`
+	Entries  []apiEntry   `json:"entries"`
+	Problems []apiProblem `json:"problems"`
+}
+
+type apiEntry struct {
+	URI    string    `json:"uri"`
+	Names  []apiName `json:"names"`
+	Source string    `json:"source"`
+	Route  string    `json:"route"`
+	List   *apiTree  `json:"list"`
+}
+
+type apiProblem struct {
+	Source string `json:"source"`
+	URI    string `json:"uri"`
+	Kind   string `json:"kind"`
+	Detail string `json:"detail"`
+}
+
+func listCommand() *cli.Command {
+	return &cli.Command{
+		Name: "list", Usage: "lists a running server knows",
+		Subcommands: []*cli.Command{
+			{
+				Name: "show", Usage: "show a list with the source of every entry and its problems", ArgsUsage: "URI", Flags: apiFlags(),
+				Description: "Exit code 3 when there is no such list, 4 when the server does not answer.\n\n" +
+					"Example:\n\n   rollcall list show sip:friends@example.com",
+				Action: listShow,
+			},
+			{
+				Name: "ls", Usage: "name all list services", ArgsUsage: " ", Flags: apiFlags(),
+				Description: "Example:\n\n   rollcall list ls --json", Action: listLs,
+			},
+		},
+	}
+}
+
+// uriParam makes the query for the URI argument.
+func uriParam(c *cli.Context) (url.Values, error) {
+	uri, err := resource(c)
+	return url.Values{"uri": {uri}}, err
+}
+
+func listShow(c *cli.Context) error {
+	q, err := uriParam(c)
+	if err != nil {
+		return err
+	}
+	b, err := ask(c, "list", q)
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return printJSON(c.App.Writer, json.RawMessage(b))
+	}
+	var t apiTree
+	if err := decode(b, &t); err != nil {
+		return err
+	}
+	return t.print(c.App.Writer)
+}
+
+func (t *apiTree) print(w io.Writer) error {
+	head := []string{t.URI}
+	if n := firstName(t.Names); n != "" {
+		head = append(head, strconv.Quote(n))
+	}
+	head = append(head, plural(t.Members, "member"))
+	if t.Packages != nil {
+		head = append(head, "packages "+dash(strings.Join(t.Packages, " ")))
+	}
+	head = append(head, "from "+dash(t.Document), "etag "+dash(t.ETag))
+	fmt.Fprintln(w, clean(strings.Join(head, "  ")))
+	rows := &table{head: []string{"Member", "Name", "Route", "Source"}}
+	problems := &table{head: []string{"Problem", "URI", "Detail", "Source"}}
+	t.collect(rows, problems, 0)
+	if len(rows.rows) > 0 {
+		if err := rows.print(w); err != nil {
+			return err
+		}
+	}
+	if len(problems.rows) > 0 {
+		fmt.Fprintln(w)
+		return problems.print(w)
+	}
+	return nil
+}
+
+// collect makes rows of a list and its nested lists.
+func (t *apiTree) collect(rows, problems *table, depth int) {
+	if t.Error != "" {
+		problems.add("error", t.URI, t.Error, dash(t.Document))
+	}
+	for _, p := range t.Problems {
+		problems.add(p.Kind, dash(p.URI), p.Detail, dash(p.Source))
+	}
+	for i := range t.Entries {
+		e := &t.Entries[i]
+		name := firstName(e.Names)
+		if name == "" && e.List != nil {
+			name = firstName(e.List.Names)
+		}
+		rows.add(strings.Repeat("  ", depth)+e.URI, dash(name), dash(e.Route), dash(e.Source))
+		if e.List != nil {
+			e.List.collect(rows, problems, depth+1)
+		}
+	}
+}
+
+func listLs(c *cli.Context) error {
+	if _, err := arguments(c); err != nil {
+		return err
+	}
+	b, err := ask(c, "lists", nil)
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		var all struct {
+			Lists []json.RawMessage `json:"lists"`
+		}
+		if err := decode(b, &all); err != nil {
+			return err
+		}
+		return objects(c.App.Writer, all.Lists)
+	}
+	var all struct {
+		Lists []struct {
+			URI string `json:"uri"`
+		} `json:"lists"`
+	}
+	if err := decode(b, &all); err != nil {
+		return err
+	}
+	for _, l := range all.Lists {
+		fmt.Fprintln(c.App.Writer, clean(l.URI))
+	}
+	return nil
+}
+
+func presentityCommand() *cli.Command {
+	return &cli.Command{
+		Name: "presentity", Usage: "what a running server knows of a presentity",
+		Subcommands: []*cli.Command{{
+			Name: "show", Usage: "show publications and watchers", ArgsUsage: "URI", Flags: apiFlags(),
+			Description: "Exit code 3 when nobody publishes or watches it, 4 when the server does not answer.\n\n" +
+				"Example:\n\n   rollcall presentity show sip:alice@example.com",
+			Action: presentityShow,
+		}},
+	}
+}
+
+func presentityShow(c *cli.Context) error {
+	q, err := uriParam(c)
+	if err != nil {
+		return err
+	}
+	b, err := ask(c, "presentity", q)
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return printJSON(c.App.Writer, json.RawMessage(b))
+	}
+	var p struct {
+		URI          string `json:"uri"`
+		Basic        string `json:"basic"`
+		Note         string `json:"note"`
+		Publications []struct {
+			ETag    string    `json:"etag"`
+			Basic   string    `json:"basic"`
+			Note    string    `json:"note"`
+			Updated time.Time `json:"updated"`
+			Expires time.Time `json:"expires"`
+			Bytes   int       `json:"bytes"`
+		} `json:"publications"`
+		Watchers []struct {
+			URI      string    `json:"uri"`
+			Status   string    `json:"status"`
+			Handling string    `json:"handling"`
+			Since    time.Time `json:"since"`
+		} `json:"watchers"`
+	}
+	if err := decode(b, &p); err != nil {
+		return err
+	}
+	w := c.App.Writer
+	fmt.Fprintln(w, clean(strings.TrimRight(p.URI+"  "+dash(p.Basic)+"  "+p.Note, " ")))
+	if len(p.Publications) > 0 {
+		t := &table{head: []string{"Publication", "State", "Note", "Updated", "Expires", "Bytes"}, max: []int{0, 0, 40}}
+		for _, x := range p.Publications {
+			t.add(x.ETag, dash(x.Basic), dash(x.Note), moment(x.Updated), moment(x.Expires), strconv.Itoa(x.Bytes))
+		}
+		fmt.Fprintln(w)
+		if err := t.print(w); err != nil {
+			return err
+		}
+	}
+	if len(p.Watchers) > 0 {
+		t := &table{head: []string{"Watcher", "Status", "Handling", "Since"}}
+		for _, x := range p.Watchers {
+			t.add(x.URI, dash(x.Status), dash(x.Handling), moment(x.Since))
+		}
+		fmt.Fprintln(w)
+		return t.print(w)
+	}
+	return nil
+}
+
+func subscriptionCommand() *cli.Command {
+	return &cli.Command{
+		Name: "subscription", Usage: "subscriptions at a running server",
+		Subcommands: []*cli.Command{{
+			Name: "list", Aliases: []string{"ls"}, Usage: "list the subscription dialogs", ArgsUsage: " ", Flags: apiFlags(),
+			Description: "Example:\n\n   rollcall subscription list --json", Action: subscriptionList,
+		}},
+	}
+}
+
+func subscriptionList(c *cli.Context) error {
+	if _, err := arguments(c); err != nil {
+		return err
+	}
+	b, err := ask(c, "subscriptions", nil)
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		var all struct {
+			Subscriptions []json.RawMessage `json:"subscriptions"`
+		}
+		if err := decode(b, &all); err != nil {
+			return err
+		}
+		return objects(c.App.Writer, all.Subscriptions)
+	}
+	var all struct {
+		Subscriptions []struct {
+			Dialog   string    `json:"dialog"`
+			Event    string    `json:"event"`
+			Resource string    `json:"resource"`
+			Watcher  string    `json:"watcher"`
+			State    string    `json:"state"`
+			Target   string    `json:"target"`
+			CSeq     uint32    `json:"cseq"`
+			InFlight bool      `json:"notify_in_flight"`
+			Expires  time.Time `json:"expires"`
+			Agent    string    `json:"user_agent"`
+		} `json:"subscriptions"`
+	}
+	if err := decode(b, &all); err != nil {
+		return err
+	}
+	t := &table{head: []string{"Resource", "Watcher", "Event", "State", "CSeq", "Expires", "Target", "User agent"}, max: []int{48, 48, 0, 0, 0, 0, 56, 32}}
+	for _, s := range all.Subscriptions {
+		state := s.State
+		if s.InFlight {
+			state += " *"
+		}
+		t.add(s.Resource, dash(s.Watcher), s.Event, dash(state), strconv.FormatUint(uint64(s.CSeq), 10), moment(s.Expires), dash(s.Target), dash(s.Agent))
+	}
+	if err := t.print(c.App.Writer); err != nil {
+		return err
+	}
+	note(c, "%s; * waits for the answer to a NOTIFY", plural(len(t.rows), "subscription"))
+	return nil
+}
+
+// moment writes a time for people.
+func moment(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.Local().Format("2006-01-02 15:04:05")
+}
