@@ -323,8 +323,10 @@ func (n *Notifier) flush(now time.Time, fx *effects) {
 		fx.add(fxCeiling)
 	}
 	*fx = append(*fx, notifierEffect{kind: fxNotify, full: n.full})
+	if !n.urgent { // what somebody asked for does not delay the first change after it
+		n.notBefore = now.Add(n.interval)
+	}
 	n.inFlight, n.owed, n.urgent, n.full = true, false, false, false
-	n.notBefore = now.Add(n.interval)
 }
 
 // state is what Subscription-State says.

@@ -72,6 +72,7 @@ type Runtime struct {
 	over   sync.WaitGroup
 	done   chan struct{}
 	work   chan func() // asynchronous work, bounded
+	closed atomic.Bool // no requests are taken any more
 	stats  Stats
 	limit  sip.LogLimit
 }
@@ -157,9 +158,10 @@ func (rt *Runtime) Start() {
 const asyncWorkers = 16
 
 // Stop waits, as long as ctx allows, for NOTIFYs in flight, stores the exact
-// CSeq of each dialog and ends the goroutines. Listeners must be closed to new
-// requests before, but still carry responses.
+// CSeq of each dialog and ends the goroutines. Requests that arrive meanwhile
+// are dropped: their senders repeat them, and the next start answers.
 func (rt *Runtime) Stop(ctx context.Context) error {
+	rt.closed.Store(true)
 	err := rt.quiesce(ctx)
 	if err == nil {
 		err = rt.flush(ctx)
@@ -197,6 +199,7 @@ func (rt *Runtime) flush(ctx context.Context) error {
 		return nil
 	}
 	rt.each(func(t *Turn) {
+		t.sh.frozen = true
 		for _, s := range t.sh.subs {
 			if s.stored && !s.n.inFlight {
 				s.n.ceiling = s.n.cseq // exact: nothing will be sent any more
@@ -264,6 +267,10 @@ func (rt *Runtime) Post(shard uint8, f func(*Turn)) {
 
 // Receive takes a message from the transport. It owns m.
 func (rt *Runtime) Receive(m *sip.Message) {
+	if m.IsRequest() && rt.closed.Load() {
+		m.Release()
+		return
+	}
 	sh := rt.shards[rt.owner(m)]
 	sh.box.mu.Lock()
 	if len(sh.box.msgs) < mailboxLimit {
@@ -340,6 +347,7 @@ type shard struct {
 	uacs       map[uint64]*remote
 	turn       *Turn
 	dirty      []*subscription
+	frozen     bool // what is stored is final: nothing is sent any more
 
 	local    []Update // updates to sinks of this shard
 	held     []send   // sends that wait for commits
@@ -438,6 +446,9 @@ func (sh *shard) settle(t *Turn) {
 		sh.dirty = nil
 		for _, s := range dirty {
 			s.dirty = false
+			if sh.frozen {
+				continue
+			}
 			sh.guard(func() { sh.step(t, s, notifierEvent{kind: evFlush}) })
 		}
 	}

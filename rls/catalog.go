@@ -3,6 +3,7 @@ package rls
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"slices"
@@ -57,14 +58,11 @@ func NewCatalog(docs Documents, opt CatalogOptions) *Catalog {
 
 const servicesAUID = "rls-services"
 
-// Load reads every rls-services document.
+// Load reads every rls-services document. With an error it has read what could
+// be read, and should be called again later.
 func (c *Catalog) Load(ctx context.Context) error {
 	selectors, err := c.docs.Selectors(ctx, servicesAUID)
-	if err != nil {
-		return err
-	}
-	c.Changed(ctx, selectors)
-	return nil
+	return errors.Join(err, c.Changed(ctx, selectors))
 }
 
 // IsService tells whether a key names a list.
@@ -141,13 +139,15 @@ func permit(from, to string) bool {
 
 // Changed takes the news that documents changed: services are read again, the
 // trees that depend on them are dropped, and the owner of the lists is told.
-func (c *Catalog) Changed(ctx context.Context, selectors []string) {
+// The error names documents that could not be read; they keep what they said.
+func (c *Catalog) Changed(ctx context.Context, selectors []string) error {
 	c.reload.Lock()
 	defer c.reload.Unlock()
 	touched := make(map[string]bool) // services that appeared, changed or vanished
+	var errs []error
 	for _, sel := range selectors {
 		if strings.HasPrefix(sel, servicesAUID+"/") {
-			c.reread(ctx, sel, touched)
+			errs = append(errs, c.reread(ctx, sel, touched))
 		}
 	}
 	c.mu.Lock()
@@ -171,6 +171,7 @@ func (c *Catalog) Changed(ctx context.Context, selectors []string) {
 			c.opt.Changed(key)
 		}
 	}
+	return errors.Join(errs...)
 }
 
 // mentions tells whether a member of a tree is one of the keys.
@@ -185,20 +186,19 @@ func mentions(t *list.Tree, keys map[string]bool) bool {
 
 // reread replaces the services of one document. A document that cannot be
 // read, or not understood, keeps what it said before.
-func (c *Catalog) reread(ctx context.Context, sel string, touched map[string]bool) {
+func (c *Catalog) reread(ctx context.Context, sel string, touched map[string]bool) error {
 	body, etag, err := c.docs.Document(ctx, sel)
 	var services []list.Service
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
-		c.opt.Log.Warn("list services not readable", "document", sel, "err", err)
-		return
+		return fmt.Errorf("%s: %w", sel, err)
 	default:
 		var problems []list.Problem
 		services, problems, err = list.ParseServices(sel, etag, body, c.opt.Normalize)
 		if err != nil {
 			c.opt.Log.Warn("list services not understood", "document", sel, "err", err)
-			return
+			return nil
 		}
 		for _, p := range problems {
 			c.opt.Log.Warn("list service left out", "document", sel, "uri", p.URI, "kind", p.Kind, "detail", p.Detail)
@@ -225,4 +225,5 @@ func (c *Catalog) reread(ctx context.Context, sel string, touched map[string]boo
 		}
 		c.services[s.Key] = s
 	}
+	return nil
 }

@@ -59,12 +59,12 @@ func (s *Server) serveHTTP() error {
 	return nil
 }
 
-// trusted lets only peers in that are trusted with identities: what is served
-// here tells, and changes, everything.
+// trusted lets only peers in that are trusted with identities, and this machine
+// itself: what is served here tells, and changes, everything.
 func (s *Server) trusted(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a, err := netip.ParseAddrPort(r.RemoteAddr)
-		if err != nil || !slices.ContainsFunc(s.set.trust, func(p netip.Prefix) bool { return p.Contains(a.Addr().Unmap()) }) {
+		if err != nil || !a.Addr().IsLoopback() && !slices.ContainsFunc(s.set.trust, func(p netip.Prefix) bool { return p.Contains(a.Addr().Unmap()) }) {
 			http.Error(w, "peer not trusted", http.StatusForbidden)
 			return
 		}

@@ -252,11 +252,28 @@ func (s *Server) resolve(ctx context.Context, uri string) (sip.Flow, error) {
 	return sip.Flow{}, fmt.Errorf("no usable address for %s", host)
 }
 
+// reload reads the list services again until that works.
+func (s *Server) reload(ctx context.Context) {
+	for wait := time.Second; ; wait = min(2*wait, time.Minute) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		if s.catalog.Load(ctx) == nil {
+			s.log.Info("list services are readable now")
+			return
+		}
+	}
+}
+
 // documentsChanged is called when XCAP documents came, changed or went.
 func (s *Server) documentsChanged(selectors []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	s.catalog.Changed(ctx, selectors)
+	if err := s.catalog.Changed(ctx, selectors); err != nil {
+		s.log.Warn("list services not readable; they stay as they were", "err", err)
+	}
 	for _, xui := range s.rules.changed(selectors) {
 		key, err := s.normalize(xui)
 		if err != nil {
@@ -278,10 +295,11 @@ func (s *Server) Start(ctx context.Context) (err error) {
 			s.abort()
 		}
 	}()
-	if err := s.catalog.Load(ctx); err != nil {
-		s.log.Warn("list services not readable now; they are read again when they change", "err", err)
-	}
 	s.rt.Start()
+	if err := s.catalog.Load(ctx); err != nil {
+		s.log.Warn("list services not readable; trying again", "err", err)
+		s.over.Go(func() { s.reload(run) })
+	}
 	s.over.Go(func() {
 		if err := s.docs.Run(run); err != nil {
 			s.log.Error("documents are not watched any more", "err", err)
