@@ -313,6 +313,9 @@ func (n *Notifier) flush(now time.Time, fx *effects) {
 	if !n.owed || n.inFlight || n.phase <= phaseWaiting || n.phase == phaseGone {
 		return
 	}
+	if n.resumed && n.phase != phaseTerminated { // there is nothing to show yet
+		return
+	}
 	if !n.urgent && now.Before(n.notBefore) {
 		*fx = append(*fx, notifierEffect{kind: fxTimer, at: n.notBefore})
 		return
