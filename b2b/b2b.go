@@ -18,6 +18,10 @@ const (
 	lastRetry  = 10 * time.Minute
 )
 
+// settled is how long a subscription must have lived for its end to count as
+// the first failure, so that a server which ends each at once is not hammered.
+const settled = 30 * time.Second
+
 // Options configures the B2BUA.
 type Options struct {
 	Component uint8             // its index among the runtime's components
@@ -88,6 +92,7 @@ type subscription struct {
 	reason  dialog.Reason
 	doc     *dialog.Document
 	retries int
+	opened  time.Time // the newest attempt
 	timer   sip.Timer
 }
 
@@ -152,6 +157,7 @@ func (s *Shard) open(t *dialog.Turn, sub *subscription) {
 		hop = s.g.opt.Routes[strings.ToLower(u.Host)]
 	}
 	s.g.stats.Opened.Add(1)
+	sub.opened = t.Now
 	sub.dialog = t.Subscribe(dialog.SubscribeTo{Component: s.g.opt.Component, User: sub.id, URI: sub.uri, From: from, NextHop: hop,
 		Event: sub.pkg.Name, Accept: strings.Join(sub.pkg.Types, ", "), Expires: s.g.opt.Expires})
 }
@@ -172,7 +178,6 @@ func (s *Shard) Notified(t *dialog.Turn, id uint64, state dialog.SubState, doc *
 	if sub == nil || state == dialog.Terminated { // Ended follows
 		return
 	}
-	sub.retries = 0
 	sub.state, sub.reason, sub.doc = state, "", doc
 	s.tellAll(t, sub)
 }
@@ -184,6 +189,9 @@ func (s *Shard) Ended(t *dialog.Turn, id uint64, e dialog.Ending) {
 		return
 	}
 	sub.dialog = 0
+	if t.Now.Sub(sub.opened) > settled {
+		sub.retries = 0
+	}
 	switch outcome(e) {
 	case again: // the dialog was lost, not the right to it: nobody needs to know
 		sub.retries++

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"net/netip"
 	"slices"
 	"strings"
@@ -32,6 +33,15 @@ func (s *Server) serveHTTP() error {
 	if err != nil {
 		return err
 	}
+	s.web = &http.Server{Handler: s.Handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute}
+	s.addrs = append(s.addrs, "http="+l.Addr().String())
+	s.over.Go(func() { s.web.Serve(l) })
+	return nil
+}
+
+// Handler is the admin API: health, metrics, what the command line asks and,
+// when enabled, XCAP.
+func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
@@ -45,6 +55,9 @@ func (s *Server) serveHTTP() error {
 		}
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics(), promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	mux.HandleFunc("GET /api/v1/lists", s.apiLists)
 	mux.HandleFunc("GET /api/v1/list", s.apiList)
 	mux.HandleFunc("GET /api/v1/views", s.apiViews)
@@ -53,10 +66,7 @@ func (s *Server) serveHTTP() error {
 	if s.set.xcapServer {
 		mux.HandleFunc(xcapPath+"/", s.xcap)
 	}
-	s.web = &http.Server{Handler: s.trusted(mux), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute}
-	s.addrs = append(s.addrs, "http="+l.Addr().String())
-	s.over.Go(func() { s.web.Serve(l) })
-	return nil
+	return s.trusted(mux)
 }
 
 // trusted lets only peers in that are trusted with identities, and this machine

@@ -22,7 +22,7 @@ func (s *Server) metrics() *prometheus.Registry {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "rollcall_" + name, Help: help},
 			func() float64 { return float64(read()) }))
 	}
-	d, w, p, l, b := s.rt.Stats(), s.endpoint.Stats(), s.agent.Stats(), s.lists.Stats(), s.gateway.Stats()
+	d, p, l, b := s.rt.Stats(), s.agent.Stats(), s.lists.Stats(), s.gateway.Stats()
 	for m := sip.MethodUnknown; m <= sip.REFER; m++ {
 		name := strings.ToLower(m.String())
 		if m == sip.MethodUnknown {
@@ -30,11 +30,14 @@ func (s *Server) metrics() *prometheus.Registry {
 		}
 		counter("sip_requests_total", "Requests received, without retransmissions.", prometheus.Labels{"method": name}, d.Requests[m].Load)
 	}
-	counter("sip_messages_received_total", "Messages received.", nil, w.Received.Load)
-	counter("sip_messages_sent_total", "Messages sent.", nil, w.Sent.Load)
-	counter("sip_malformed_total", "Messages that could not be parsed.", nil, w.Malformed.Load)
-	counter("sip_send_errors_total", "Messages that could not be sent.", nil, w.SendErrors.Load)
-	gauge("sip_connections", "Open stream connections.", func() int64 { return int64(s.endpoint.Conns()) })
+	if e, ok := s.network.(*sip.Endpoint); ok {
+		w := e.Stats()
+		counter("sip_messages_received_total", "Messages received.", nil, w.Received.Load)
+		counter("sip_messages_sent_total", "Messages sent.", nil, w.Sent.Load)
+		counter("sip_malformed_total", "Messages that could not be parsed.", nil, w.Malformed.Load)
+		counter("sip_send_errors_total", "Messages that could not be sent.", nil, w.SendErrors.Load)
+		gauge("sip_connections", "Open stream connections.", func() int64 { return int64(e.Conns()) })
+	}
 	counter("dialog_rejected_total", "Requests answered with an error.", nil, d.Rejected.Load)
 	counter("dialog_overload_total", "Requests refused or dropped because a queue was full.", nil, d.Overload.Load)
 	counter("dialog_notifies_total", "NOTIFYs sent, without retransmissions.", nil, d.Notifies.Load)

@@ -44,7 +44,8 @@ type Server struct {
 	agent    *pa.Agent
 	lists    *rls.Server
 	gateway  *b2b.Gateway
-	endpoint *sip.Endpoint
+	network  Network
+	sources  []xcapclient.Source // on top of the configured ones
 	rt       *dialog.Runtime
 	hop      map[sip.Proto]netip.AddrPort // local address to send from
 	addrs    []string
@@ -55,14 +56,38 @@ type Server struct {
 	stopOnce sync.Once
 }
 
+// Network carries SIP messages between the server and its peers.
+type Network interface {
+	sip.Sender
+	// Listen binds an address; what arrives there is received from then on.
+	Listen(proto sip.Proto, addr string) (netip.AddrPort, error)
+	Close()
+}
+
+// Option replaces a part of a server, so that whole ones run in a test.
+type Option func(*Server)
+
+// OnNetwork puts the server on another network than the machine's.
+func OnNetwork(attach func(sip.Receiver) Network) Option {
+	return func(s *Server) { s.network = attach(s.receive) }
+}
+
+// WithSource puts a source of documents on top of the configured ones.
+func WithSource(src xcapclient.Source) Option {
+	return func(s *Server) { s.sources = append(s.sources, src) }
+}
+
 // New opens the store and prepares the parts. Its errors are the operator's to
 // mend: configuration, or a store that cannot be opened.
-func New(cfg Config, log *slog.Logger) (*Server, error) {
+func New(cfg Config, log *slog.Logger, opts ...Option) (*Server, error) {
 	set, err := cfg.settings()
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, set: set, log: log, hop: make(map[sip.Proto]netip.AddrPort)}
+	for _, opt := range opts {
+		opt(s)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	sync := sql.SyncNormal
@@ -93,7 +118,7 @@ func maskDSN(dsn string) string {
 }
 
 func (s *Server) openDocuments() error {
-	var sources []xcapclient.Source
+	sources := s.sources
 	for _, x := range s.cfg.XCAP {
 		switch {
 		case x == "store":
@@ -140,11 +165,13 @@ func (s *Server) wire() {
 	s.lists = rls.New(rls.Options{Component: rlsComponent, Catalog: s.catalog, Open: s.set.mode == pa.Open, Log: s.log.With("component", "rls")})
 	s.gateway = b2b.New(b2b.Options{Component: b2bComponent, Routes: s.set.remote, Local: s.local,
 		Self: "sip:rollcall@" + s.cfg.Domain[0], Log: s.log.With("component", "b2b")})
-	s.endpoint = sip.NewEndpoint(sip.EndpointOptions{
-		Receive: func(m *sip.Message) { s.rt.Receive(m) },
-		Failed:  func(id sip.ClientID) { s.rt.Failed(id) },
-		Log:     s.log.With("component", "sip"),
-	})
+	if s.network == nil {
+		s.network = sip.NewEndpoint(sip.EndpointOptions{
+			Receive: s.receive,
+			Failed:  func(id sip.ClientID) { s.rt.Failed(id) },
+			Log:     s.log.With("component", "sip"),
+		})
+	}
 	reg := packages()
 	for _, p := range reg {
 		if d, ok := s.set.intervals[p.Name]; ok {
@@ -156,7 +183,7 @@ func (s *Server) wire() {
 		pace = listInterval
 	}
 	s.rt = dialog.New(dialog.Options{
-		Sender: s.endpoint, Packages: dialog.NewRegistry(reg...), Store: s.store, Durability: s.set.durability,
+		Sender: s.network, Packages: dialog.NewRegistry(reg...), Store: s.store, Durability: s.set.durability,
 		Log:        s.log.With("component", "dialog"),
 		Components: []func(uint8) dialog.Component{s.agent.Shard, s.lists.Shard, s.gateway.Shard},
 		Route:      s.route, Key: s.key, Identify: s.identify,
@@ -165,6 +192,9 @@ func (s *Server) wire() {
 	})
 	s.docs.Watch(s.documentsChanged)
 }
+
+// receive takes a message from the network.
+func (s *Server) receive(m *sip.Message) { s.rt.Receive(m) }
 
 // local tells whether a host is one of our domains.
 func (s *Server) local(host string) bool { return s.set.domains[strings.ToLower(host)] }
@@ -310,7 +340,7 @@ func (s *Server) Start(ctx context.Context) (err error) {
 		return fmt.Errorf("recovery: %w", err)
 	}
 	for _, l := range s.set.listen {
-		addr, err := s.endpoint.Listen(l.proto, l.addr)
+		addr, err := s.network.Listen(l.proto, l.addr)
 		if err != nil {
 			return fmt.Errorf("listen %v:%s: %w", l.proto, l.addr, err)
 		}
@@ -393,7 +423,7 @@ func (s *Server) Stop(ctx context.Context) error {
 			err = s.store.SetMeta(ctx, cleanMeta, "yes")
 		}
 		s.cancel()
-		s.endpoint.Close()
+		s.network.Close()
 		s.over.Wait()
 		err = errors.Join(err, s.store.Close())
 	})
@@ -410,7 +440,7 @@ func (s *Server) abort() {
 		if s.web != nil {
 			s.web.Close()
 		}
-		s.endpoint.Close()
+		s.network.Close()
 		s.over.Wait()
 		s.store.Close()
 	})
