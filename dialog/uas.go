@@ -475,8 +475,12 @@ func appendContact(b []byte, uri string) []byte {
 }
 
 // isList: a source that renders for each NOTIFY is a list (RL-09); the kind
-// was decided by the first Update and does not change.
+// was decided by the first Update and does not change. Of a restored one that
+// has had none yet, the row knows.
 func (s *subscription) isList() bool {
+	if s.content == nil {
+		return s.row.List
+	}
 	l, ok := s.content.(interface{ EventList() bool })
 	return ok && l.EventList()
 }
