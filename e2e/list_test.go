@@ -188,8 +188,7 @@ func TestSIPpWatchesRFCLists(t *testing.T) {
 	com.idle()
 }
 
-// TestKamailioMember has one member of a list served by Kamailio, which also
-// goes away and comes back.
+// TestKamailioMember has one member of a list served by Kamailio.
 func TestKamailioMember(t *testing.T) {
 	k := peer.StartKamailio(t, "example.org")
 	dir := documents(t, map[string]string{"rls-services/global/index": service("sip:team@example.com", "sip:joe@example.com", "sip:ann@example.org")})
@@ -223,5 +222,36 @@ func TestKamailioMember(t *testing.T) {
 	k.WaitTrace(10*time.Second, "RL-37: Kamailio is unsubscribed from", func(all []peer.Trace) bool {
 		return slices.ContainsFunc(peer.Requests(all, false, "SUBSCRIBE"), func(m peer.Trace) bool { return m.Header("Expires") == "0" })
 	})
+	com.idle()
+}
+
+// TestRemoteServerDown: while the remote server is away its members say so and
+// stay listed; when it is back their state arrives without anybody's doing.
+func TestRemoteServerDown(t *testing.T) {
+	k := peer.StartKamailio(t, "example.org")
+	k.Stop()
+	dir := documents(t, map[string]string{"rls-services/global/index": service("sip:team@example.com", "sip:joe@example.com", "sip:ann@example.org")})
+	com := start(t, "--domain", "example.com", "--store", "memory", "--presence-auth", "open", "--xcap", dir,
+		"--remote", "example.org=sip:"+k.Addr+";transport=tcp")
+	adam := peer.StartSofia(t, peer.SofiaOptions{AOR: "sip:adam@example.com", Server: com.addr})
+	sub, ans := adam.Subscribe(peer.SofiaSubscribe{URI: "sip:team@example.com", Expires: 600})
+	if ans.Status != 200 {
+		t.Fatalf("SUBSCRIBE: %d", ans.Status)
+	}
+	v := newView(t, "sip:team@example.com")
+	follow(t, v, sub, map[string]string{"sip:joe@example.com": "active closed", "sip:ann@example.org": "terminated probation"})
+	k.Restart()
+	ann := peer.StartSofia(t, peer.SofiaOptions{AOR: "sip:ann@example.org", Server: k.Addr})
+	if _, a := ann.Publish("sip:ann@example.org", pidf("sip:ann@example.org", "open", "Back"), 600); a.Status != 200 {
+		t.Fatalf("PUBLISH to Kamailio: %d", a.Status)
+	}
+	deadline := time.Now().Add(15 * time.Second) // the first retry comes after 5 s, give or take a fifth
+	for v.state["sip:ann@example.org"] != "active open: Back" && time.Now().Before(deadline) {
+		v.apply(sub.WaitNotify(nil, time.Until(deadline)))
+	}
+	if v.state["sip:ann@example.org"] != "active open: Back" {
+		t.Errorf("RL-36: the member is %q after its server came back", v.state["sip:ann@example.org"])
+	}
+	sub.Unsubscribe()
 	com.idle()
 }
