@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -133,8 +134,12 @@ func (e *Endpoint) Listen(proto Proto, addr string) (netip.AddrPort, error) {
 		local := unmap(c.LocalAddr().(*net.UDPAddr).AddrPort())
 		s := &packetSocket{conn: c, local: local}
 		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.closed {
+			c.Close()
+			return netip.AddrPort{}, net.ErrClosed
+		}
 		e.packets = append(e.packets, s)
-		e.mu.Unlock()
 		e.over.Go(func() { e.readPackets(s) })
 		return local, nil
 	case TCP:
@@ -144,8 +149,12 @@ func (e *Endpoint) Listen(proto Proto, addr string) (netip.AddrPort, error) {
 		}
 		local := unmap(l.Addr().(*net.TCPAddr).AddrPort())
 		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.closed {
+			l.Close()
+			return netip.AddrPort{}, net.ErrClosed
+		}
 		e.streams = append(e.streams, l)
-		e.mu.Unlock()
 		e.over.Go(func() { e.accept(l, proto) })
 		return local, nil
 	}
@@ -156,7 +165,7 @@ func unmap(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 }
 
-// Close closes every socket and waits for their goroutines.
+// Close closes every socket and waits for their goroutines. It is idempotent.
 func (e *Endpoint) Close() {
 	e.mu.Lock()
 	e.closed = true
@@ -191,7 +200,7 @@ func (e *Endpoint) readPackets(s *packetSocket) {
 		m.Raw = append(m.Raw[:0], buf[:n]...)
 		from = unmap(from)
 		m.Flow = Flow{Proto: UDP, Local: s.localFor(from), Remote: from}
-		e.parse(m, m.Raw, false)
+		e.parse(m, false)
 	}
 }
 
@@ -217,38 +226,57 @@ func (s *packetSocket) localFor(remote netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(local, s.local.Port())
 }
 
-// parse hands a message on, or answers and reports a bad one. It returns false
-// when a stream cannot go on.
-func (e *Endpoint) parse(m *Message, b []byte, stream bool) bool {
+// parse hands a message on, or refuses a bad one. It returns false when a
+// stream cannot go on.
+func (e *Endpoint) parse(m *Message, stream bool) bool {
 	m.At = time.Now()
-	err := m.Parse(b, stream)
+	err := m.Parse(m.Raw, stream)
 	if err == nil {
 		e.opt.Receive(m)
 		return true
 	}
-	e.stats.Malformed.Add(1)
-	code, reason := 400, err.Error()
 	var pe *ParseError
-	answered := false
-	if errors.As(err, &pe) {
-		code, reason = pe.Code, pe.Reason
-		if pe.Answerable && m.IsRequest() && m.Method() != ACK {
-			resp := AppendResponse(nil, m, code, reason, tagFor(m))
-			resp = AppendBody(resp, "", nil)
-			answered = e.Send(ResponseFlow(m), resp, 0) == nil
-		}
+	errors.As(err, &pe) // it always is one
+	return e.refuse(m, *pe) || !stream
+}
+
+// lost refuses what is at the start of a stream whose framing is lost, as far
+// as it can be read.
+func (e *Endpoint) lost(f Flow, b []byte, framing error) {
+	m := NewMessage()
+	m.Raw, m.Flow, m.At = append(m.Raw[:0], b...), f, time.Now()
+	pe := ParseError{Code: 400, Reason: framing.Error()}
+	if fe := (*ParseError)(nil); errors.As(framing, &fe) {
+		pe = *fe
+	}
+	var found *ParseError
+	if err := m.Parse(m.Raw, true); errors.As(err, &found) {
+		pe.Answerable = found.Answerable
+	} else {
+		pe.Answerable = m.IsRequest()
+	}
+	e.refuse(m, pe)
+}
+
+// refuse answers a bad message if it can be answered, reports and releases it.
+func (e *Endpoint) refuse(m *Message, pe ParseError) (answered bool) {
+	e.stats.Malformed.Add(1)
+	if pe.Answerable && m.IsRequest() && m.Method() != ACK {
+		resp := AppendResponse(nil, m, pe.Code, pe.Reason, StatelessTag(m))
+		resp = AppendBody(resp, "", nil)
+		answered = e.Send(ResponseFlow(m), resp, 0) == nil
 	}
 	if n, ok := e.limit.Allow(m.At); ok {
-		e.opt.Log.Warn("malformed message", "remote", m.Flow.Remote.String(), "status", code, "reason", reason,
+		e.opt.Log.Warn("malformed message", "remote", m.Flow.Remote.String(), "status", pe.Code, "reason", pe.Reason,
 			"answered", answered, "suppressed", n)
 	}
 	m.Release()
-	return answered || !stream
+	return answered
 }
 
-// tagFor is a To tag that is the same for each retransmission of a request
-// answered without state (RFC 3261 section 8.2.7).
-func tagFor(m *Message) string {
+// StatelessTag is a To tag that is the same for each retransmission of a
+// request that is answered without state (RFC 3261 section 8.2.7).
+func StatelessTag(m *Message) string {
 	h := uint64(14695981039346656037)
 	for _, part := range [][]byte{m.CallID(), m.Via().Branch, m.From().Tag()} {
 		for _, c := range part {
@@ -369,11 +397,12 @@ type streamConn struct {
 	e    *Endpoint
 	flow Flow
 
-	mu     sync.Mutex
-	queue  []outgoing
-	queued int
-	err    error
-	nc     net.Conn
+	mu      sync.Mutex
+	queue   []outgoing
+	queued  int
+	err     error
+	closing bool // what is queued is still written, nothing more is queued
+	nc      net.Conn
 
 	wake chan struct{}
 	gone chan struct{}
@@ -388,7 +417,7 @@ type outgoing struct {
 // reading: the connection is closed.
 func (c *streamConn) send(b []byte, token uint64) error {
 	c.mu.Lock()
-	if c.err != nil {
+	if c.err != nil || c.closing {
 		c.mu.Unlock()
 		return ErrFlowGone
 	}
@@ -400,11 +429,15 @@ func (c *streamConn) send(b []byte, token uint64) error {
 	c.queue = append(c.queue, outgoing{append([]byte(nil), b...), token})
 	c.queued += len(b)
 	c.mu.Unlock()
+	c.poke()
+	return nil
+}
+
+func (c *streamConn) poke() {
 	select {
 	case c.wake <- struct{}{}:
 	default:
 	}
-	return nil
 }
 
 // fail marks the connection as gone and wakes both of its goroutines.
@@ -480,11 +513,29 @@ func (c *streamConn) run(nc net.Conn) {
 		c.write(nc)
 	}()
 	err := c.read(nc)
+	if pe := (*ParseError)(nil); errors.As(err, &pe) {
+		c.linger(nc, writer)
+	}
 	c.fail(err)
 	<-writer
 	nc.Close()
 	c.drop()
 	c.e.opt.Log.Debug("connection closed", "remote", c.flow.Remote.String(), "err", err)
+}
+
+// linger lets the writer finish and the peer read the answer to what it did
+// wrong: closing with octets unread would take it back.
+func (c *streamConn) linger(nc net.Conn, writer <-chan struct{}) {
+	c.mu.Lock()
+	c.closing = true
+	c.mu.Unlock()
+	c.poke()
+	<-writer
+	if tc, ok := nc.(*net.TCPConn); ok {
+		tc.CloseWrite()
+	}
+	nc.SetReadDeadline(time.Now().Add(time.Second))
+	io.CopyN(io.Discard, nc, MaxBodyBytes)
 }
 
 func (c *streamConn) write(nc net.Conn) {
@@ -494,9 +545,9 @@ func (c *streamConn) write(nc net.Conn) {
 		if c.err == nil {
 			c.queue, c.queued = nil, 0
 		}
-		failed := c.err != nil
+		over := c.err != nil || c.closing && len(batch) == 0
 		c.mu.Unlock()
-		if failed {
+		if over {
 			return
 		}
 		for i, o := range batch {
@@ -508,6 +559,9 @@ func (c *streamConn) write(nc net.Conn) {
 				c.fail(err)
 				return
 			}
+		}
+		if len(batch) > 0 {
+			continue
 		}
 		select {
 		case <-c.gone:
@@ -538,10 +592,7 @@ func (c *streamConn) read(nc net.Conn) error {
 		if len(buf) > 0 && buf[0] != '\r' && buf[0] != '\n' {
 			n, err := FrameLen(buf)
 			if err != nil {
-				m := NewMessage()
-				m.Raw = append(m.Raw[:0], buf...)
-				m.Flow = c.flow
-				c.e.parse(m, m.Raw, true)
+				c.e.lost(c.flow, buf, err)
 				return err
 			}
 			if n > 0 {
@@ -550,17 +601,17 @@ func (c *streamConn) read(nc net.Conn) error {
 				m.Flow = c.flow
 				buf = buf[:copy(buf, buf[n:])]
 				c.e.stats.Received.Add(1)
-				if !c.e.parse(m, m.Raw, true) {
+				if !c.e.parse(m, true) {
 					return errors.New("malformed message")
 				}
 				continue
 			}
 		}
-		if len(buf) == cap(buf) {
-			if cap(buf) >= 1<<20 {
-				return errors.New("message is larger than 1 MiB")
-			}
+		switch { // FrameLen bounds what has to fit
+		case len(buf) == cap(buf):
 			buf = append(make([]byte, 0, 2*cap(buf)), buf...)
+		case len(buf) == 0 && cap(buf) > 64<<10:
+			buf = make([]byte, 0, 4096)
 		}
 		nc.SetReadDeadline(time.Now().Add(c.e.opt.IdleTimeout))
 		n, err := nc.Read(buf[len(buf):cap(buf)])

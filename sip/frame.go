@@ -59,7 +59,7 @@ func FrameLen(b []byte) (n int, err error) {
 		case !ok:
 			return 0, &ParseError{Code: 400, Reason: "Content-Length is not a number"}
 		case over || l > MaxBodyBytes:
-			return 0, &ParseError{Code: 513, Reason: "body is longer than 16 MiB"}
+			return 0, &ParseError{Code: 513, Reason: "body is longer than 1 MiB"}
 		case found && l != length:
 			return 0, &ParseError{Code: 400, Reason: "Content-Length is there twice with different values"}
 		}

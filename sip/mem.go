@@ -29,6 +29,8 @@ type MemNet struct {
 	done  chan struct{}
 	over  sync.WaitGroup
 
+	closeOnce sync.Once
+
 	sent, lost, delivered uint64
 	tap                   func(from, to netip.AddrPort, b []byte)
 }
@@ -72,9 +74,9 @@ func NewMemNet(seed uint64, fault Fault) *MemNet {
 	return n
 }
 
-// Close stops delivery.
+// Close stops delivery. It is idempotent.
 func (n *MemNet) Close() {
-	close(n.done)
+	n.closeOnce.Do(func() { close(n.done) })
 	n.over.Wait()
 }
 
@@ -85,7 +87,7 @@ func (n *MemNet) SetFault(f Fault) {
 	n.fault = f
 }
 
-// Tap calls fn for every datagram that is delivered.
+// Tap calls fn for every datagram that is delivered. fn must not keep b.
 func (n *MemNet) Tap(fn func(from, to netip.AddrPort, b []byte)) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

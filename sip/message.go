@@ -9,9 +9,9 @@ import (
 
 // Limits of what is accepted. A message beyond them is refused with 513.
 const (
-	MaxHeaderBytes = 65535    // start line and header fields together
-	MaxBodyBytes   = 16 << 20 // Content-Length on a stream
-	MaxFields      = 256      // header fields in a message
+	MaxHeaderBytes = 65535   // start line and header fields together
+	MaxBodyBytes   = 1 << 20 // Content-Length on a stream
+	MaxFields      = 256     // header fields in a message
 )
 
 const inlineFields = 48

@@ -43,7 +43,3 @@ type Flow struct {
 	Remote netip.AddrPort
 	Conn   uint32 // stream connection number, 0 for UDP or "any connection"
 }
-
-func netipAddrPort(a netip.AddrPort, port uint16) netip.AddrPort {
-	return netip.AddrPortFrom(a.Addr(), port)
-}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash/maphash"
+	"net/netip"
 	"time"
 )
 
@@ -109,11 +110,11 @@ func (t *Transactions) Next() (time.Time, bool) { return t.wheel.Next() }
 
 // key computes the matching key of RFC 3261 section 17.2.3: branch, sent-by
 // and method, or for a branch without the magic cookie the older set.
-func (t *Transactions) key(m *Message) uint64 {
+func (t *Transactions) key(m *Message, method []byte) uint64 {
 	var h maphash.Hash
 	h.SetSeed(t.seed)
 	v := m.Via()
-	h.Write(m.MethodToken())
+	h.Write(method)
 	h.WriteByte(0)
 	h.Write(v.Host)
 	h.WriteByte(0)
@@ -140,7 +141,7 @@ func (t *Transactions) key(m *Message) uint64 {
 // and fresh is true. A retransmission is answered with the stored response, or
 // absorbed while there is none yet (CORE-16).
 func (t *Transactions) Receive(m *Message) (id ServerID, fresh bool) {
-	key := t.key(m)
+	key := t.key(m, m.MethodToken())
 	if id, ok := t.servers[key]; ok {
 		s := &t.server[uint32(id)-1]
 		if s.resp != nil {
@@ -163,6 +164,17 @@ func (t *Transactions) Receive(m *Message) (id ServerID, fresh bool) {
 	t.servers[key] = id
 	t.live.servers++
 	return id, true
+}
+
+// Cancels tells whether a CANCEL matches a request that is being worked on or
+// whose response is kept (RFC 3261 section 9.2).
+func (t *Transactions) Cancels(m *Message) bool {
+	for _, name := range methodNames {
+		if _, ok := t.servers[t.key(m, []byte(name))]; ok && name != methodNames[CANCEL] {
+			return true
+		}
+	}
+	return false
 }
 
 // Respond sends the final response of a server transaction and keeps it until
@@ -373,19 +385,24 @@ func (t *Transactions) Advance(now time.Time, timeout func(Outcome)) {
 
 // ResponseFlow is where the response to a request goes (RFC 3261 section
 // 18.2.2, RFC 3581 section 4): the connection on reliable transports; on UDP
-// the source address, at the source port when rport was asked for, else at the
-// sent-by port.
+// maddr if that is an address, else the source address, at the source port when
+// rport was asked for, otherwise at the sent-by port.
 func ResponseFlow(m *Message) Flow {
 	f := m.Flow
 	if f.Proto.Reliable() {
 		return f
 	}
-	if v := m.Via(); !v.HasRPort {
-		port := v.Port
-		if port == 0 {
-			port = 5060
-		}
-		f.Remote = netipAddrPort(f.Remote, port)
+	v := m.Via()
+	port := v.Port
+	if port == 0 {
+		port = 5060
+	}
+	maddr, err := netip.ParseAddr(string(v.Maddr))
+	switch {
+	case err == nil:
+		f.Remote = netip.AddrPortFrom(maddr.Unmap(), port)
+	case !v.HasRPort:
+		f.Remote = netip.AddrPortFrom(f.Remote.Addr(), port)
 	}
 	return f
 }

@@ -45,7 +45,11 @@ func (w *Wheel) Len() int { return w.count }
 
 // Add arranges for key to be given to Advance's callback at or soon after at.
 func (w *Wheel) Add(at time.Time, key uint64) Timer {
-	ticks := int64((at.Sub(w.base) + wheelTick - 1) / wheelTick)
+	d := at.Sub(w.base) // at most math.MaxInt64: do not add to it
+	ticks := int64(d / wheelTick)
+	if d%wheelTick > 0 {
+		ticks++
+	}
 	if ticks <= w.now {
 		ticks = w.now + 1
 	}
