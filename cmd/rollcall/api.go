@@ -53,7 +53,7 @@ func ask(c *cli.Context, path string, params url.Values) ([]byte, error) {
 		if errors.As(err, &u) {
 			err = u.Err
 		}
-		return nil, coded(exitUnreachable, fmt.Errorf("no answer from %s: %w", base, err))
+		return nil, coded(exitUnreachable, &unreachable{base, err})
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, apiSize))

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -71,8 +72,24 @@ type unreachable struct {
 	err    error
 }
 
-func (e *unreachable) Error() string { return fmt.Sprintf("no answer from %s: %v", e.server, e.err) }
+func (e *unreachable) Error() string {
+	return fmt.Sprintf("no answer from %s: %v", e.server, cause(e.err))
+}
 func (e *unreachable) Unwrap() error { return e.err }
+
+// cause is what a person wants to know of a network error: neither the system
+// call nor our own port.
+func cause(err error) error {
+	var op *net.OpError
+	var call *os.SyscallError
+	if errors.As(err, &op) {
+		err = op.Err
+	}
+	if errors.As(err, &call) {
+		err = call.Err
+	}
+	return err
+}
 
 var (
 	errTimeout = errors.New("timeout")
@@ -177,7 +194,9 @@ func (a *agent) connect(ctx context.Context) error {
 		return &unreachable{a.asked, err}
 	}
 	local := c.LocalAddr().(*net.TCPAddr).AddrPort()
+	taken := make(chan struct{})
 	if !a.post(func() {
+		defer close(taken)
 		a.conn++
 		a.tcp, a.local = c, netip.AddrPortFrom(local.Addr().Unmap(), local.Port())
 		a.up.Store(true)
@@ -187,6 +206,7 @@ func (a *agent) connect(ctx context.Context) error {
 		c.Close()
 		return errClosed
 	}
+	<-taken // or the next caller would not see that we are up
 	return nil
 }
 

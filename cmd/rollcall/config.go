@@ -39,34 +39,62 @@ const (
 
 // settings are in the order of the help.
 var settings = []setting{
-	{"listen", catNetwork, "listen on `TRANSPORT:HOST:PORT`; repeatable; udp, tcp, tls, ws, wss; port 0 picks one",
-		"udp:127.0.0.1:5060, tcp:127.0.0.1:5060", func(c *server.Config) any { return &c.Listen }},
-	{"http", catNetwork, "admin API, health, metrics and XCAP on `HOST:PORT`; empty for none",
-		"127.0.0.1:8080", func(c *server.Config) any { return &c.HTTP }},
-	{"domain", catNetwork, "`NAME` of a domain whose presentities are local; repeatable",
-		"localhost, 127.0.0.1", func(c *server.Config) any { return &c.Domain }},
-	{"remote", catNetwork, "next hop for a remote domain as `DOMAIN=SIP-URI`; repeatable",
-		"found by DNS (RFC 3263)", func(c *server.Config) any { return &c.Remote }},
-	{"notify-interval", catNetwork, "shortest gap between two NOTIFYs of one subscription as `PACKAGE=DURATION`; \"list\" for list subscriptions, 0 for none; repeatable",
-		"that of the package", func(c *server.Config) any { return &c.NotifyInterval }},
-	{"store", catState, "where state is kept, as `DSN`: memory, sqlite:PATH, postgres://...",
-		"a SQLite file in the user's state directory", func(c *server.Config) any { return &c.Store }},
-	{"durability", catState, "`MODE` memory, write-back (answer, then write) or write-through (write, then answer)",
-		"write-through", func(c *server.Config) any { return &c.Durability }},
-	{"sync", catState, "`MODE` normal (an acknowledged change survives kill -9) or full (a power cut too)",
-		"normal", func(c *server.Config) any { return &c.Sync }},
-	{"xcap", catState, "`SOURCE` of lists and rules: a directory, an http(s) XCAP root, store; repeatable, first match wins",
-		"store", func(c *server.Config) any { return &c.XCAP }},
-	{"xcap-server", catState, "serve XCAP at /xcap-root/ out of the store",
-		"on when --xcap has store", func(c *server.Config) any { return &c.XCAPServer }},
-	{"xcap-root", catState, "further root `URI` that means our own documents; repeatable",
-		"none", func(c *server.Config) any { return &c.XCAPRoot }},
-	{"presence-auth", catPolicy, "`MODE` for a watcher without a matching rule: allow, confirm, block; open reads no rules at all",
-		"confirm", func(c *server.Config) any { return &c.PresenceAuth }},
-	{"trust", catPolicy, "`CIDR` of peers whose asserted identity is believed without digest; repeatable",
-		"loopback", func(c *server.Config) any { return &c.Trust }},
-	{"log-level", catProcess, "`LEVEL` debug, info, warn, error",
-		"info", func(c *server.Config) any { return &c.LogLevel }},
+	{
+		"listen", catNetwork, "listen on `TRANSPORT:HOST:PORT`; repeatable; udp, tcp, tls, ws, wss; port 0 picks one",
+		"udp:127.0.0.1:5060, tcp:127.0.0.1:5060", func(c *server.Config) any { return &c.Listen },
+	},
+	{
+		"http", catNetwork, "admin API, health, metrics and XCAP on `HOST:PORT`; empty for none",
+		"127.0.0.1:8080", func(c *server.Config) any { return &c.HTTP },
+	},
+	{
+		"domain", catNetwork, "`NAME` of a domain whose presentities are local; repeatable",
+		"localhost, 127.0.0.1", func(c *server.Config) any { return &c.Domain },
+	},
+	{
+		"remote", catNetwork, "next hop for a remote domain as `DOMAIN=SIP-URI`; repeatable",
+		"found by DNS (RFC 3263)", func(c *server.Config) any { return &c.Remote },
+	},
+	{
+		"notify-interval", catNetwork, "shortest gap between two NOTIFYs of one subscription as `PACKAGE=DURATION`; \"list\" for list subscriptions, 0 for none; repeatable",
+		"that of the package", func(c *server.Config) any { return &c.NotifyInterval },
+	},
+	{
+		"store", catState, "`DSN` of where state is kept: memory, sqlite:PATH, postgres://...",
+		"a SQLite file in the user's state directory", func(c *server.Config) any { return &c.Store },
+	},
+	{
+		"durability", catState, "when changes are written, `MODE`: memory (never), write-back (after the answer), write-through (before it)",
+		"write-through", func(c *server.Config) any { return &c.Durability },
+	},
+	{
+		"sync", catState, "what an acknowledged change survives, `MODE`: normal (kill -9) or full (a power cut too)",
+		"normal", func(c *server.Config) any { return &c.Sync },
+	},
+	{
+		"xcap", catState, "`SOURCE` of lists and rules: a directory, an http(s) XCAP root, or store; repeatable, first match wins",
+		"store", func(c *server.Config) any { return &c.XCAP },
+	},
+	{
+		"xcap-server", catState, "serve XCAP at /xcap-root/ out of the store",
+		"on when --xcap has store", func(c *server.Config) any { return &c.XCAPServer },
+	},
+	{
+		"xcap-root", catState, "further root `URI` that means our own documents; repeatable",
+		"none", func(c *server.Config) any { return &c.XCAPRoot },
+	},
+	{
+		"presence-auth", catPolicy, "what a watcher without a matching rule gets, `MODE`: allow, confirm, block; open reads no rules at all",
+		"confirm", func(c *server.Config) any { return &c.PresenceAuth },
+	},
+	{
+		"trust", catPolicy, "`CIDR` of peers whose asserted identity is believed without digest; repeatable",
+		"loopback", func(c *server.Config) any { return &c.Trust },
+	},
+	{
+		"log-level", catProcess, "least `LEVEL` to log: debug, info, warn, error",
+		"info", func(c *server.Config) any { return &c.LogLevel },
+	},
 }
 
 func (s *setting) variable() string {
@@ -74,8 +102,10 @@ func (s *setting) variable() string {
 }
 
 func configFlag() cli.Flag {
-	return &cli.StringFlag{Name: "config", EnvVars: []string{"ROLLCALL_CONFIG"}, Category: catProcess,
-		Usage: "YAML configuration `FILE`; every flag is a key of it, with _ for -"}
+	return &cli.StringFlag{
+		Name: "config", EnvVars: []string{"ROLLCALL_CONFIG"}, Category: catProcess,
+		Usage: "YAML configuration `FILE`; every flag is a key of it, with _ for -",
+	}
 }
 
 // configFlags are --config and a flag for each setting. No flag has a value of

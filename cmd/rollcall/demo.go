@@ -59,8 +59,14 @@ var demoBuddies = []string{"alice", "bob", "carol", "dave", "mum", "dad"}
 type mood struct{ basic, note string }
 
 var moods = []mood{
-	{"open", "Available"}, {"open", "In a meeting"}, {"open", "On the phone"}, {"open", "Working from home"}, {"open", ""},
-	{"closed", "Out for lunch"}, {"closed", "On the train"}, {"closed", ""},
+	{"open", "Available"},
+	{"open", "In a meeting"},
+	{"open", "On the phone"},
+	{"open", "Working from home"},
+	{"open", ""},
+	{"closed", "Out for lunch"},
+	{"closed", "On the train"},
+	{"closed", ""},
 }
 
 func demoCommand() *cli.Command {
@@ -68,8 +74,10 @@ func demoCommand() *cli.Command {
 		Name: "demo", Usage: "run a server with simulated buddies and show a live list", ArgsUsage: " ",
 		Flags: []cli.Flag{
 			&cli.DurationFlag{Name: "for", Usage: "end after this time", DefaultText: "at Ctrl-C"},
-			&cli.StringSliceFlag{Name: "listen", Usage: "listen on `TRANSPORT:HOST:PORT` instead; one has to be udp; repeatable",
-				DefaultText: "udp and tcp on free loopback ports"},
+			&cli.StringSliceFlag{
+				Name: "listen", Usage: "listen on `TRANSPORT:HOST:PORT` instead; one has to be udp; repeatable",
+				DefaultText: "udp and tcp on free loopback ports",
+			},
 		},
 		Description: "Everything is real but the people: buddies publish over UDP from sockets of their own, one SUBSCRIBE to the list " +
 			demoList + " brings all of them, " + "a nested list included. Nothing is kept.\n\n" +

@@ -114,7 +114,7 @@ func granted(r reply, asked time.Duration) grant {
 func (s *subscription) reset() {
 	delete(s.a.dialogs, s.callID)
 	s.callID, s.localTag = token(), token()
-	s.remoteTag, s.remoteCSeq, s.routes, s.byNotify = "", 0, nil, false
+	s.cseq, s.remoteTag, s.remoteCSeq, s.routes, s.byNotify = 0, "", 0, nil, false
 	s.target = s.uri
 	s.a.dialogs[s.callID] = s
 }
@@ -126,8 +126,10 @@ func (s *subscription) request(via string, expires time.Duration) ([]byte, netip
 		method: sip.SUBSCRIBE, uri: s.target, routes: s.routes,
 		from: "<" + s.from + ">;tag=" + s.localTag, to: "<" + s.uri + ">",
 		callID: s.callID, cseq: s.cseq,
-		headers: []string{"Contact", "<" + s.a.contact("rollcall") + ">", "Event", s.event,
-			"Expires", strconv.FormatInt(int64(expires/time.Second), 10)},
+		headers: []string{
+			"Contact", "<" + s.a.contact("rollcall") + ">", "Event", s.event,
+			"Expires", strconv.FormatInt(int64(expires/time.Second), 10),
+		},
 	}
 	if accept := s.accept(); accept != "" {
 		o.headers = append(o.headers, "Accept", accept)

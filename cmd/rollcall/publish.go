@@ -79,13 +79,13 @@ func document(entity, basic, note string) []byte {
 
 func publishCommand() *cli.Command {
 	flags := append(clientFlags(),
-		&cli.StringFlag{Name: "status", Usage: "`STATUS` open or closed"},
-		&cli.StringFlag{Name: "note", Usage: "`TEXT` for people"},
+		&cli.StringFlag{Name: "status", Usage: "`STATUS` to publish: open or closed"},
+		&cli.StringFlag{Name: "note", Usage: "`TEXT` for people to read"},
 		&cli.StringFlag{Name: "file", Usage: "publish this PIDF `FILE` instead; - is standard input"},
-		&cli.IntFlag{Name: "expires", Value: 3600, Usage: "`SECONDS` to publish for"},
+		&cli.IntFlag{Name: "expires", Value: 3600, Usage: "publish for `SECONDS`"},
 		&cli.StringFlag{Name: "etag", Usage: "entity `TAG` of the publication to replace, refresh (no status) or remove"},
-		&cli.BoolFlag{Name: "remove", Usage: "remove the publication --etag"},
-		&cli.BoolFlag{Name: "keep", Usage: "stay, refresh in time, remove at the end (Ctrl-C)"},
+		&cli.BoolFlag{DisableDefaultText: true, Name: "remove", Usage: "remove the publication --etag"},
+		&cli.BoolFlag{DisableDefaultText: true, Name: "keep", Usage: "stay, refresh in time, remove at the end (Ctrl-C)"},
 	)
 	return &cli.Command{
 		Name: "publish", Usage: "publish the state of a presentity", ArgsUsage: "URI", Flags: flags,

@@ -187,8 +187,10 @@ func (r *roster) members() []member { return r.root.members(nil, 0) }
 
 func (l *rosterList) members(out []member, depth int) []member {
 	for _, row := range l.rows {
-		m := member{URI: row.uri, Name: row.name, State: row.state, Reason: row.reason, Basic: row.basic, Note: row.note,
-			Depth: depth, Changed: row.changed, Since: stamp(row.since), since: row.since}
+		m := member{
+			URI: row.uri, Name: row.name, State: row.state, Reason: row.reason, Basic: row.basic, Note: row.note,
+			Depth: depth, Changed: row.changed, Since: stamp(row.since), since: row.since,
+		}
 		if row.list != nil {
 			m.List, m.members = true, len(row.list.rows)
 			if m.Name == "" {

@@ -16,17 +16,19 @@ import (
 // clientFlags are those of every command that speaks SIP.
 func clientFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "server", EnvVars: []string{"ROLLCALL_SERVER"}, DefaultText: "the address in URI if it has one, else " + defaultServer,
-			Usage: "where to send requests, as `URI` sip:HOST[:PORT][;transport=tcp]"},
+		&cli.StringFlag{
+			Name: "server", EnvVars: []string{"ROLLCALL_SERVER"}, DefaultText: "the address in URI if it has one, else " + defaultServer,
+			Usage: "where to send requests, as `URI` sip:HOST[:PORT][;transport=tcp]",
+		},
 		&cli.StringFlag{Name: "from", EnvVars: []string{"ROLLCALL_FROM"}, Usage: "our own `URI`"},
 		&cli.DurationFlag{Name: "timeout", Value: 10 * time.Second, Usage: "how long to wait for an answer, at most 32s"},
-		&cli.BoolFlag{Name: "trace", Usage: "show every SIP message on standard error"},
+		&cli.BoolFlag{DisableDefaultText: true, Name: "trace", Usage: "show every SIP message on standard error"},
 		jsonFlag(),
 	}
 }
 
 func jsonFlag() cli.Flag {
-	return &cli.BoolFlag{Name: "json", Usage: "print JSON, one object per line"}
+	return &cli.BoolFlag{DisableDefaultText: true, Name: "json", Usage: "print JSON, one object per line"}
 }
 
 // resource reads the URI argument; sip: may be left out.
@@ -82,10 +84,10 @@ func serverOf(uri string) string {
 func watchCommand() *cli.Command {
 	flags := append(clientFlags(),
 		&cli.StringFlag{Name: "event", Value: "presence", Usage: "event package, with ;id=... if wanted"},
-		&cli.IntFlag{Name: "expires", Value: 600, Usage: "`SECONDS` to subscribe for; 0 asks once"},
-		&cli.DurationFlag{Name: "for", Usage: "end after this time", DefaultText: "not"},
-		&cli.IntFlag{Name: "count", Usage: "end after `N` NOTIFYs", DefaultText: "not"},
-		&cli.BoolFlag{Name: "no-list", Usage: "do not say that lists are understood (Supported: eventlist)"},
+		&cli.IntFlag{Name: "expires", Value: 600, Usage: "subscribe for `SECONDS`; 0 asks once"},
+		&cli.DurationFlag{Name: "for", Usage: "end after this time", DefaultText: "no limit"},
+		&cli.IntFlag{Name: "count", Usage: "end after `N` NOTIFYs", DefaultText: "no limit"},
+		&cli.BoolFlag{DisableDefaultText: true, Name: "no-list", Usage: "do not say that lists are understood (Supported: eventlist)"},
 	)
 	return &cli.Command{
 		Name: "watch", Usage: "subscribe to a presentity or list and print what comes", ArgsUsage: "URI", Flags: flags,
@@ -179,7 +181,7 @@ func (s *sight) text() []byte {
 	case s.known != nil && len(n.body) > 0:
 		b = buddies(rows).append(b)
 	case s.known == nil && (s.basic != "" || s.note != ""):
-		b = buddies([]member{{URI: s.uri, State: n.state, Reason: n.reason, Basic: s.basic, Note: s.note, since: n.at}}).append(b)
+		b = buddies([]member{{URI: s.uri, State: "active", Basic: s.basic, Note: s.note, since: n.at}}).append(b)
 	case s.known == nil && len(n.body) > 0:
 		for line := range strings.Lines(string(n.body)) {
 			b = append(b, clean(strings.TrimRight(line, "\r\n"))...)

@@ -40,6 +40,7 @@ type watcher struct {
 	openedAt  time.Time
 	wakeAt    time.Time // when to send the next SUBSCRIBE
 	expiresAt time.Time
+	again     bool      // refresh when the SUBSCRIBE under way is answered
 	silentAt  time.Time // when a subscription without any NOTIFY has failed (EV-18)
 	lastAsked time.Time // for full state
 	died      bool      // the last NOTIFY ended the subscription
@@ -90,12 +91,9 @@ func (w *watcher) run(ctx context.Context) error {
 			w.end(ctx)
 			return nil
 		}
-		if err != nil || over && (w.died || !w.open) {
-			return err
-		}
-		if over {
+		if err != nil || over {
 			w.end(ctx)
-			return nil
+			return err
 		}
 	}
 }
@@ -118,6 +116,7 @@ func (w *watcher) openNow(ctx context.Context) {
 // ask sends a SUBSCRIBE. It is not given up when ctx ends, because then
 // nobody would know whether there is a subscription to end.
 func (w *watcher) ask(ctx context.Context, fresh bool) {
+	w.again = false
 	w.pending = w.sub.subscribe(context.WithoutCancel(ctx), w.expires, fresh)
 }
 
@@ -129,9 +128,11 @@ func (w *watcher) silence() time.Duration {
 	return sip.TimerF
 }
 
-// refresh sends a SUBSCRIBE in the dialog, unless one is under way.
+// refresh sends a SUBSCRIBE in the dialog. While one is under way, whose
+// answer may be on its way to us, it waits.
 func (w *watcher) refresh(ctx context.Context) {
 	if w.pending != nil {
+		w.again = true
 		return
 	}
 	w.wakeAt = time.Time{}
@@ -164,6 +165,9 @@ func (w *watcher) granted(ctx context.Context, g grant) (over bool, err error) {
 		w.ever, w.open, w.tries = true, !w.died, 0
 		if w.open && w.expires > 0 {
 			w.extend(g.expires)
+		}
+		if w.open && w.again {
+			w.refresh(ctx)
 		}
 		return false, nil
 	case errors.As(g.err, &r) && r.status == 423 && !w.raised && time.Duration(r.min)*time.Second > w.expires:
