@@ -30,6 +30,9 @@ import (
 // cseqBlock is how many CSeq numbers are reserved by one write.
 const cseqBlock = 256
 
+// lastWait bounds how long a terminated subscription waits to say so.
+const lastWait = 32 * time.Second
+
 // sourceTimeout bounds the wait for a source's first Update.
 const sourceTimeout = 10 * time.Second
 
@@ -268,8 +271,8 @@ func (n *Notifier) answer(now time.Time, ev notifierEvent, fx *effects) {
 		if !last {
 			n.again(now, ev.retryAfter, fx)
 		}
-	default:
-		n.failures = 0
+	case n.failures > 0: // the peer is back, and a pause it asked for is over
+		n.failures, n.notBefore = 0, now.Add(n.interval)
 	}
 	if last {
 		n.owed = false
@@ -283,6 +286,9 @@ func (n *Notifier) again(now time.Time, wait time.Duration, fx *effects) {
 	n.failures = min(n.failures+1, 10)
 	if wait == 0 {
 		wait = min(time.Second<<(n.failures-1), 5*time.Minute)
+	}
+	if n.phase == phaseTerminated { // kept for this NOTIFY only: not for as long as a peer likes
+		wait = min(wait, lastWait)
 	}
 	n.notBefore = now.Add(wait)
 	n.owed, n.full, n.urgent = true, true, false

@@ -2,6 +2,7 @@ package dialog
 
 import (
 	"context"
+	"errors"
 	"hash/fnv"
 	"log/slog"
 	"runtime/debug"
@@ -16,9 +17,9 @@ import (
 // database.
 const Shards = 256
 
-// mailboxLimit bounds the requests and responses that wait for one shard.
-// Beyond it new SUBSCRIBE and PUBLISH get 503 and everything else is dropped,
-// to be retransmitted.
+// mailboxLimit bounds the requests that wait for one shard; with responses there
+// may be twice as many. Beyond it new SUBSCRIBE and PUBLISH, and every request
+// on a connection, get 503; everything else is dropped, to be retransmitted.
 const mailboxLimit = 8192
 
 // heldLimit bounds the messages of one shard that wait for a commit. Beyond it
@@ -66,15 +67,17 @@ type Options struct {
 
 // Runtime runs the shards.
 type Runtime struct {
-	opt    Options
-	shards [Shards]*shard
-	commit *committer
-	over   sync.WaitGroup
-	done   chan struct{}
-	work   chan func() // asynchronous work, bounded
-	closed atomic.Bool // no requests are taken any more
-	stats  Stats
-	limit  sip.LogLimit
+	opt     Options
+	shards  [Shards]*shard
+	commit  *committer
+	over    sync.WaitGroup
+	done    chan struct{}
+	work    chan func() // asynchronous work, bounded
+	closed  atomic.Bool // no requests are taken any more
+	started atomic.Bool
+	stopped chan struct{} // nothing runs any more
+	stats   Stats
+	limit   sip.LogLimit
 }
 
 // Stats counts; read with atomic loads. The last group must stay 0.
@@ -109,7 +112,7 @@ func New(opt Options) *Runtime {
 	if opt.MaxPerShard == 0 {
 		opt.MaxPerShard = 1 << 20
 	}
-	rt := &Runtime{opt: opt, done: make(chan struct{}), work: make(chan func(), 1024)}
+	rt := &Runtime{opt: opt, done: make(chan struct{}), work: make(chan func(), 1024), stopped: make(chan struct{})}
 	now := time.Now()
 	for i := range rt.shards {
 		sh := &shard{
@@ -136,6 +139,7 @@ func (rt *Runtime) Healthy() bool { return rt.commit.healthy.Load() }
 
 // Start runs the shards, the committer and the workers.
 func (rt *Runtime) Start() {
+	rt.started.Store(true)
 	rt.over.Go(rt.commit.run)
 	for range asyncWorkers {
 		rt.over.Go(func() {
@@ -159,25 +163,39 @@ const asyncWorkers = 16
 
 // Stop waits, as long as ctx allows, for NOTIFYs in flight, stores the exact
 // CSeq of each dialog and ends the goroutines. Requests that arrive meanwhile
-// are dropped: their senders repeat them, and the next start answers.
+// are dropped: their senders repeat them, and the next start answers. It is
+// idempotent.
 func (rt *Runtime) Stop(ctx context.Context) error {
-	rt.closed.Store(true)
-	err := rt.quiesce(ctx)
-	if err == nil {
-		err = rt.flush(ctx)
+	if rt.closed.Swap(true) {
+		<-rt.stopped
+		return nil
+	}
+	var err error
+	if rt.started.Load() {
+		err = rt.quiesce(ctx)
+		if err == nil {
+			err = rt.flush(ctx)
+		}
 	}
 	close(rt.done)
 	rt.over.Wait()
+	close(rt.stopped)
 	return err
 }
 
-// quiesce waits until no NOTIFY is in flight or owed.
+// quiesce waits until no NOTIFY is in flight or owed, but for those to peers
+// that failed before. What only pacing keeps back goes now: after the restart
+// nobody would know of it.
 func (rt *Runtime) quiesce(ctx context.Context) error {
 	for {
 		var busy atomic.Int64
 		rt.each(func(t *Turn) {
 			for _, s := range t.sh.subs {
-				if s.n.inFlight || s.n.owed && s.n.urgent {
+				if s.n.owed && s.n.failures == 0 {
+					s.n.urgent = true
+					t.sh.touch(s)
+				}
+				if s.n.inFlight || s.n.owed && s.n.urgent && !s.n.resumed {
 					busy.Add(1)
 				}
 			}
@@ -208,7 +226,11 @@ func (rt *Runtime) flush(ctx context.Context) error {
 			}
 		}
 	})
-	return rt.commit.drain(ctx)
+	if err := rt.commit.drain(ctx); err != nil {
+		return err
+	}
+	rt.each(func(*Turn) {}) // answers that waited for the commit leave
+	return nil
 }
 
 // each runs f in a turn of every shard and waits for all.
@@ -225,26 +247,27 @@ func (rt *Runtime) each(f func(t *Turn)) {
 }
 
 // Each runs f in a turn of every shard, one after the other, and waits. f must
-// not call the Runtime.
+// not call the Runtime. It does nothing in shards that have stopped.
 func (rt *Runtime) Each(f func(t *Turn)) {
 	for i := range rt.shards {
-		done := make(chan struct{})
-		rt.Post(uint8(i), func(t *Turn) {
-			defer close(done)
-			f(t)
-		})
-		<-done
+		rt.do(uint8(i), f)
 	}
 }
 
-// Do runs f in a turn of the shard that owns a resource and waits.
-func (rt *Runtime) Do(resource string, f func(t *Turn)) {
+// Do runs f in a turn of the shard that owns a resource and waits. It does
+// nothing when the Runtime has stopped.
+func (rt *Runtime) Do(resource string, f func(t *Turn)) { rt.do(ShardOf(resource), f) }
+
+func (rt *Runtime) do(shard uint8, f func(t *Turn)) {
 	done := make(chan struct{})
-	rt.Post(ShardOf(resource), func(t *Turn) {
+	rt.Post(shard, func(t *Turn) {
 		defer close(done)
 		f(t)
 	})
-	<-done
+	select {
+	case <-done:
+	case <-rt.stopped:
+	}
 }
 
 // ShardOf is the shard that owns a resource.
@@ -272,8 +295,12 @@ func (rt *Runtime) Receive(m *sip.Message) {
 		return
 	}
 	sh := rt.shards[rt.owner(m)]
+	limit := mailboxLimit
+	if !m.IsRequest() { // we asked for it: without it the request comes again, or counts as unanswered
+		limit *= 2
+	}
 	sh.box.mu.Lock()
-	if len(sh.box.msgs) < mailboxLimit {
+	if len(sh.box.msgs) < limit {
 		sh.box.msgs = append(sh.box.msgs, m)
 		sh.box.mu.Unlock()
 		sh.poke()
@@ -296,12 +323,17 @@ func (rt *Runtime) Failed(id sip.ClientID) {
 	})
 }
 
+// isNewWork tells the requests that are refused when a queue is full. The rest
+// is dropped: it comes again, except on a connection.
 func isNewWork(m *sip.Message) bool {
-	return m.IsRequest() && (m.Method() == sip.SUBSCRIBE || m.Method() == sip.PUBLISH) && len(m.To().Tag()) == 0
+	if !m.IsRequest() || m.Method() == sip.ACK {
+		return false
+	}
+	return m.Flow.Proto.Reliable() || (m.Method() == sip.SUBSCRIBE || m.Method() == sip.PUBLISH) && len(m.To().Tag()) == 0
 }
 
 func overloaded(m *sip.Message) []byte {
-	b := sip.AppendResponse(nil, m, 503, "Service Unavailable", newTag())
+	b := sip.AppendResponse(nil, m, 503, "", sip.StatelessTag(m))
 	b = sip.AppendHeader(b, "Retry-After", retryJitter(5))
 	return sip.AppendBody(b, "", nil)
 }
@@ -313,7 +345,7 @@ func (rt *Runtime) owner(m *sip.Message) uint8 {
 		id, _, _ := sip.ParseBranch(m.Via().Branch)
 		return id.Shard()
 	}
-	if tag := m.To().Tag(); len(tag) > 0 {
+	if tag := m.To().Tag(); len(tag) > 0 && m.Method() != sip.PUBLISH { // which belongs to no dialog
 		if id, ok := parseTag(tag); ok {
 			return tagShard(id)
 		}
@@ -356,7 +388,7 @@ type shard struct {
 	scratch  effects
 	bodyBuf  []byte
 	spare    mailboxSpare
-	handling *sip.Message // the message of the request being handled, for crash reports
+	handling *Request // being handled
 }
 
 // mailboxSpare are emptied slices that go back into the mailbox.
@@ -418,7 +450,9 @@ func (sh *shard) work(now time.Time) (time.Time, bool) {
 		updates[i] = Update{}
 	}
 	for i, m := range msgs {
-		sh.guard(func() { sh.message(t, m) })
+		if !sh.guard(func() { sh.message(t, m) }) {
+			sh.crashed(t)
+		}
 		msgs[i] = nil
 	}
 	sh.settle(t)
@@ -449,13 +483,15 @@ func (sh *shard) settle(t *Turn) {
 			if sh.frozen {
 				continue
 			}
-			sh.guard(func() { sh.step(t, s, notifierEvent{kind: evFlush}) })
+			if !sh.guard(func() { sh.step(t, s, notifierEvent{kind: evFlush}) }) && s.n.inFlight {
+				t.unsent(s, errors.New("NOTIFY not rendered"))
+			}
 		}
 	}
 }
 
-// guard keeps a panic to the message that caused it.
-func (sh *shard) guard(f func()) {
+// guard keeps a panic to the message that caused it; it returns false after one.
+func (sh *shard) guard(f func()) (ok bool) {
 	defer func() {
 		if p := recover(); p != nil {
 			sh.rt.stats.Panics.Add(1)
@@ -463,6 +499,7 @@ func (sh *shard) guard(f func()) {
 		}
 	}()
 	f()
+	return true
 }
 
 // finish hands the turn's writes to the committer, its updates to the other
@@ -477,9 +514,13 @@ func (sh *shard) finish(t *Turn) {
 		}
 		t.writes, t.mustCommit = nil, false
 	}
-	if len(sh.held) > 0 || t.hold {
+	if n := len(sh.held); n > 0 || t.hold {
+		after := sh.batch
+		if !t.hold { // only not to overtake
+			after = sh.held[n-1].after
+		}
 		for _, s := range t.sends {
-			s.after = sh.batch
+			s.after = after
 			sh.held = append(sh.held, s)
 		}
 		t.hold = false

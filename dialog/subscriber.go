@@ -13,11 +13,12 @@ import "time"
 //	          answer other                   gone      end with the status
 //	          Timer N                        gone      end 408
 //	live      NOTIFY                         live      deliver; terminated: gone
-//	          refresh is due                 live      SUBSCRIBE
+//	          refresh is due                 live      SUBSCRIBE, Timer N
 //	          answer 2xx                     live      new expiry
+//	          Timer N, no NOTIFY since       gone      end 408 (EV-18)
 //	          answer 404,405,410,416,480-485,
 //	                 489,501,604             gone      end with the status (EV-17)
-//	          answer other                   live      refresh again, sooner and sooner, until expiry
+//	          answer other                   live      refresh again, later and later, until expiry
 //	          expiry                         gone      end: timeout
 //	waiting,  stop                           leaving   SUBSCRIBE 0, when the dialog is known
 //	live
@@ -48,9 +49,10 @@ type Subscriber struct {
 	busy      bool          // a SUBSCRIBE is in flight
 	dialog    bool          // the remote tag is known
 	bye       bool          // SUBSCRIBE 0 was sent
+	silent    bool          // a NOTIFY is due: none came since the last SUBSCRIBE
 	retries   uint8         // refreshes in a row that failed
 	want      time.Duration // asked for
-	deadline  time.Time     // Timer N, of waiting and leaving
+	deadline  time.Time     // Timer N
 	refreshAt time.Time
 	expires   time.Time
 }
@@ -125,17 +127,19 @@ func (s *Subscriber) next() time.Time {
 	if s.phase == suWaiting || s.phase == suLeaving {
 		return s.deadline
 	}
-	if !s.busy && s.refreshAt.Before(s.expires) {
-		return s.refreshAt
+	at := s.expires
+	if !s.busy && s.refreshAt.Before(at) {
+		at = s.refreshAt
 	}
-	return s.expires
+	if !s.busy && s.silent && s.deadline.Before(at) {
+		at = s.deadline
+	}
+	return at
 }
 
 func (s *Subscriber) send(now time.Time, expires time.Duration, fx *[]subscriberEffect) {
-	s.busy = true
-	if s.phase != suLive {
-		s.deadline = now.Add(timerN)
-	}
+	s.busy, s.silent = true, true
+	s.deadline = now.Add(timerN)
 	*fx = append(*fx, subscriberEffect{kind: sfSubscribe, expires: expires})
 }
 
@@ -158,6 +162,9 @@ func (s *Subscriber) answer(now time.Time, ev subscriberEvent, fx *[]subscriberE
 	ok := ev.status < 300
 	if ok {
 		s.dialog = true
+	}
+	if !ok || ev.status == 204 { // no NOTIFY will come of it
+		s.silent = false
 	}
 	switch s.phase {
 	case suLeaving:
@@ -195,7 +202,7 @@ func (s *Subscriber) lasts(now time.Time, d time.Duration) {
 }
 
 func (s *Subscriber) notified(now time.Time, ev subscriberEvent, fx *[]subscriberEffect) {
-	s.dialog = true
+	s.dialog, s.silent = true, false
 	if ev.state == Terminated {
 		if s.phase != suLeaving {
 			*fx = append(*fx, subscriberEffect{kind: sfDeliver})
@@ -213,8 +220,12 @@ func (s *Subscriber) notified(now time.Time, ev subscriberEvent, fx *[]subscribe
 			s.lasts(now, s.want)
 		}
 	}
-	if ev.expires > 0 && now.Add(ev.expires).Before(s.expires) {
+	if ev.expires > 0 && now.Add(ev.expires).Before(s.expires) { // the refresh moves forward only
+		refreshAt := s.refreshAt
 		s.lasts(now, ev.expires)
+		if refreshAt.Before(s.refreshAt) {
+			s.refreshAt = refreshAt
+		}
 	}
 	*fx = append(*fx, subscriberEffect{kind: sfDeliver})
 }
@@ -233,6 +244,8 @@ func (s *Subscriber) timer(now time.Time, fx *[]subscriberEffect) {
 		switch {
 		case !now.Before(s.expires):
 			s.end(0, Timeout, 0, fx)
+		case s.silent && !s.busy && !now.Before(s.deadline):
+			s.end(408, "", 0, fx)
 		case !s.busy && !now.Before(s.refreshAt):
 			s.send(now, s.want, fx)
 		}

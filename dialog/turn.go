@@ -195,8 +195,16 @@ func (sh *shard) refuse(t *Turn, m *sip.Message, tx sip.ServerID, err *Error) {
 			reason = sip.ReasonPhrase(err.Status)
 		}
 		rt.opt.Log.Info("request refused", "method", string(m.MethodToken()), "status", err.Status, "reason", reason,
-			"uri", clip(m.RequestURI()), "remote", m.Flow.Remote.String(), "call_id", clip(m.CallID()), "err", err.Err, "suppressed", n)
+			"uri", clip(m.RequestURI()), "remote", m.Flow.Remote.String(), "call_id", clip(m.CallID()), "err", orDash(err.Err), "suppressed", n)
 	}
+}
+
+// orDash makes an absent cause short.
+func orDash(err error) string {
+	if err == nil {
+		return "-"
+	}
+	return err.Error()
 }
 
 // clip bounds what a peer can put into a log line.

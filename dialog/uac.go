@@ -96,7 +96,6 @@ func (t *Turn) Remote(id uint64) (RemoteInfo, bool) {
 func (sh *shard) stepRemote(t *Turn, r *remote, ev subscriberEvent) {
 	var fx []subscriberEffect
 	r.m.step(t.Now, ev, &fx)
-	user, _ := sh.components[r.p.Component].(SubscriberUser)
 	for _, e := range fx {
 		switch e.kind {
 		case sfSubscribe:
@@ -104,6 +103,11 @@ func (sh *shard) stepRemote(t *Turn, r *remote, ev subscriberEvent) {
 		case sfTimer:
 			t.CancelTimer(r.timer)
 			r.timer = t.SetTimer(subscriberComponent, r.id, e.at)
+		}
+	}
+	user, _ := sh.components[r.p.Component].(SubscriberUser)
+	for _, e := range fx { // last: the user may step the machine again
+		switch e.kind {
 		case sfDeliver:
 			if r.p.User != 0 {
 				user.Notified(t, r.p.User, r.state, r.doc)
@@ -196,8 +200,13 @@ func (sh *shard) subscribeAnswered(t *Turn, r *remote, m *sip.Message) {
 	if v, ok, err := m.Uint(sip.HdrMinExpires); ok && err == nil {
 		ev.minExpires = time.Duration(min(v, 86400)) * time.Second
 	}
-	if ev.status < 300 && r.tag == "" && len(m.To().Tag()) > 0 {
-		r.tag = string(m.To().Tag())
+	tag := string(m.To().Tag())
+	switch {
+	case ev.status >= 300 || tag == "":
+	case r.tag == tag: // target refresh (RFC 3261 section 12.2.1.2)
+		r.target = contactOr(m, r.target)
+	case r.tag == "":
+		r.tag = tag
 		r.target = contactOr(m, r.target)
 		var routes []string
 		for v := range m.Values(sip.HdrRecordRoute) {
@@ -225,10 +234,13 @@ func (sh *shard) notifyReceived(t *Turn, rq *Request) *Error {
 		return Refuse(481, "")
 	}
 	from := string(m.From().Tag())
+	if from == "" {
+		return Refuse(400, "From Tag Missing")
+	}
 	if r.m.phase != suWaiting && r.m.phase != suLeaving && r.tag != from || r.tag != "" && r.tag != from {
 		return Refuse(481, "") // a fork: presence and lists keep one dialog (EV-21)
 	}
-	if name, _, _ := m.Event(); string(name) != r.p.Event {
+	if name, eventID, _ := m.Event(); string(name) != r.p.Event || eventID != nil { // we never ask with an id (EV-02)
 		return Refuse(489, "", "Allow-Events", sh.rt.opt.Packages.AllowEvents())
 	}
 	if r.peerSeq != 0 && m.CSeq() <= r.peerSeq {

@@ -22,6 +22,7 @@ type subscription struct {
 	uri     string // the resource as the watcher wrote it
 	flow    sip.Flow
 	direct  bool // NOTIFYs go to flow; otherwise by route set and remote target
+	found   bool // ... whose name led to flow
 	seeking bool // the next hop is being resolved
 	lists   bool // the watcher supports eventlist
 	stored  bool
@@ -44,7 +45,6 @@ func known(m sip.Method) bool { return m != sip.MethodUnknown }
 
 // message handles one message from the network.
 func (sh *shard) message(t *Turn, m *sip.Message) {
-	sh.handling = m
 	if !m.IsRequest() {
 		sh.response(t, m)
 		m.Release()
@@ -61,11 +61,22 @@ func (sh *shard) message(t *Turn, m *sip.Message) {
 	}
 	sh.rt.stats.Requests[int(m.Method())%len(sh.rt.stats.Requests)].Add(1)
 	r := &Request{Msg: m, Tx: tx}
+	sh.handling = r
 	if err := sh.request(t, r); err != nil {
 		sh.refuse(t, m, tx, err)
 	}
+	sh.handling = nil
 	if !r.kept {
 		m.Release()
+	}
+}
+
+// crashed answers the request whose handling panicked, if there is one. Who
+// still refers to its message is not known, so that is not released.
+func (sh *shard) crashed(t *Turn) {
+	if r := sh.handling; r != nil {
+		sh.handling = nil
+		t.reply(r.Msg, r.Tx, 500, "", newTag())
 	}
 }
 
@@ -86,8 +97,12 @@ func (sh *shard) request(t *Turn, r *Request) *Error {
 		t.Reply(r, 200, "", "Allow", allow, "Accept", strings.Join(rt.opt.Packages.Types(), ", "), "Accept-Encoding", "identity",
 			"Accept-Language", "en", "Supported", "eventlist", "Allow-Events", rt.opt.Packages.AllowEvents())
 		return nil
-	case sip.CANCEL: // every request here is answered at once, so there is nothing left to cancel (CORE-24)
-		return Refuse(481, "")
+	case sip.CANCEL: // of a non-INVITE request it has no effect (CORE-24)
+		if !sh.tx.Cancels(m) {
+			return Refuse(481, "")
+		}
+		t.Reply(r, 200, "")
+		return nil
 	default:
 		if known(m.Method()) {
 			return Refuse(405, "", "Allow", allow)
@@ -109,8 +124,11 @@ func (sh *shard) request(t *Turn, r *Request) *Error {
 		return sh.resubscribe(t, r)
 	}
 	key, local, kerr := rt.opt.Key(m.RequestURI())
-	if kerr != nil {
-		return &Error{Status: 416, Reason: "Unsupported URI Scheme", Err: kerr}
+	switch {
+	case errors.Is(kerr, sip.ErrScheme):
+		return &Error{Status: 416, Err: kerr}
+	case kerr != nil:
+		return &Error{Status: 400, Reason: "Bad Request-URI", Err: kerr}
 	}
 	r.Resource, r.Local = key, local
 	if len(sh.held) > heldLimit || rt.commit.overloaded() {
@@ -174,7 +192,7 @@ func (t *Turn) Expires(m *sip.Message, def time.Duration) (time.Duration, *Error
 	return min(d, opt.MaxExpires), nil
 }
 
-// BodyHandled refuses a body that nobody here understands, unless the peer
+// refuseBody refuses a body that nobody here understands, unless the peer
 // says that it is optional (CORE-05).
 func refuseBody(m *sip.Message) *Error {
 	if len(m.Body()) == 0 {
@@ -186,7 +204,7 @@ func refuseBody(m *sip.Message) *Error {
 			return nil
 		}
 	}
-	return Refuse(415, "No Body Taken In SUBSCRIBE", "Accept", "")
+	return Refuse(415, "No Body Taken In SUBSCRIBE", "Accept", "", "Accept-Encoding", "identity")
 }
 
 // subscribe handles a SUBSCRIBE that opens a dialog, or polls.
@@ -319,7 +337,7 @@ func hasToken(m *sip.Message, h sip.HeaderID, token string) bool {
 // rport, or sent from its sent-by port), which works through NAT; otherwise
 // along the route set to the remote target (RFC 3261 section 12.2.1.1).
 func (s *subscription) setFlow(m *sip.Message) {
-	s.flow, s.direct = m.Flow, true
+	s.flow, s.direct, s.found = m.Flow, true, false
 	vias := 0
 	for range m.Values(sip.HdrVia) {
 		vias++
@@ -404,6 +422,9 @@ func (sh *shard) effect(t *Turn, s *subscription, fx *notifierEffect) {
 		if s.stored {
 			s.stored = false
 			t.persist(DeleteSubscription{ID: s.row.ID})
+			if s.n.cseq >= s.n.ceiling { // the last NOTIFY has no ceiling any more to stay below
+				t.mustCommit = true
+			}
 		}
 	case fxCeiling:
 		if s.stored {
@@ -425,7 +446,7 @@ func (sh *shard) effect(t *Turn, s *subscription, fx *notifierEffect) {
 // machine sets it again when it fires too early.
 func (sh *shard) setTimer(t *Turn, s *subscription, at time.Time) {
 	if s.timer != 0 {
-		if !at.Before(s.timerAt) && s.timerAt.After(t.Now) {
+		if !at.Before(s.timerAt) {
 			return
 		}
 		t.CancelTimer(s.timer)
@@ -498,8 +519,8 @@ func (sh *shard) notifierUpdate(t *Turn, u Update) {
 		s.content = u.View
 	case u.Doc != nil:
 		s.content = u.Doc
-	case u.State == Pending && !s.isList():
-		s.content = nil // no presence document while pending (PR-08)
+	case u.State != Terminated && !s.isList():
+		s.content = nil // nothing to show: no presence document while pending (PR-08)
 	}
 	if s.isList() && s.n.phase == phaseWaiting {
 		s.n.interval = sh.rt.opt.ListPace
@@ -513,11 +534,9 @@ func (sh *shard) notify(t *Turn, s *subscription, full bool) {
 	if !ok {
 		return
 	}
+	body, ctype := sh.render(t, s, full)
 	client := sh.tx.Open(uint64(notifierComponent)<<56 | s.id)
-	b, err := sh.appendNotify(make([]byte, 0, 1024), t, s, flow, client, full)
-	if err != nil {
-		sh.rt.opt.Log.Error("NOTIFY not rendered", "dialog", s.row.ID, "err", err)
-	}
+	b := sip.AppendBody(sh.appendNotify(make([]byte, 0, 1024), t, s, flow, client), ctype, body)
 	sh.rt.stats.Notifies.Add(1)
 	t.sends = append(t.sends, send{client: client, user: uint64(notifierComponent)<<56 | s.id, flow: flow, b: b})
 }
@@ -525,13 +544,10 @@ func (sh *shard) notify(t *Turn, s *subscription, full bool) {
 // hop is where the NOTIFY goes. When the name of the next hop must be looked
 // up first, the NOTIFY is put back and sent when the answer is there.
 func (sh *shard) hop(t *Turn, s *subscription) (sip.Flow, bool) {
-	if s.direct {
+	if s.direct || s.found {
 		return s.flow, true
 	}
-	next := s.row.RemoteTarget
-	if first, _ := routeSet(s.row.RouteSet); first != "" {
-		next = first
-	}
+	next := s.nextHop()
 	flow, err := sip.LiteralHop(next, sh.rt.opt.LocalFor)
 	if err == nil {
 		return flow, true
@@ -551,8 +567,11 @@ func (sh *shard) hop(t *Turn, s *subscription) (sip.Flow, bool) {
 				return
 			}
 			s.seeking = false
-			if ferr == nil {
-				s.flow, s.direct = found, true // until the next SUBSCRIBE says otherwise
+			switch {
+			case s.direct || s.nextHop() != next: // a SUBSCRIBE came in between
+				ferr = nil
+			case ferr == nil:
+				s.flow, s.found = found, true // until the next SUBSCRIBE or failure
 			}
 			t.sh.notifyUnsent(t, s, ferr)
 		})
@@ -562,6 +581,14 @@ func (sh *shard) hop(t *Turn, s *subscription) (sip.Flow, bool) {
 		}
 	}
 	return flow, false
+}
+
+// nextHop is the URI that decides where NOTIFYs go.
+func (s *subscription) nextHop() string {
+	if first, _ := routeSet(s.row.RouteSet); first != "" {
+		return first
+	}
+	return s.row.RemoteTarget
 }
 
 // unsent reports a NOTIFY that could not be sent, in a turn of its own: the
@@ -646,7 +673,8 @@ func (sh *shard) appendVia(b []byte, flow sip.Flow, client sip.ClientID) []byte 
 	return append(b, "\r\nMax-Forwards: 70\r\n"...)
 }
 
-func (sh *shard) appendNotify(b []byte, t *Turn, s *subscription, flow sip.Flow, client sip.ClientID, full bool) ([]byte, error) {
+// appendNotify writes a NOTIFY up to its body.
+func (sh *shard) appendNotify(b []byte, t *Turn, s *subscription, flow sip.Flow, client sip.ClientID) []byte {
 	row := &s.row
 	b, route := appendStart(b, "NOTIFY", row.RemoteTarget, row.RouteSet)
 	b = sh.appendVia(b, flow, client)
@@ -683,19 +711,25 @@ func (sh *shard) appendNotify(b []byte, t *Turn, s *subscription, flow sip.Flow,
 		b = append(b, seconds(max(s.n.expires.Sub(t.Now), 0))...)
 	}
 	b = append(b, "\r\n"...)
-	list := s.isList()
-	if list {
+	if s.isList() {
 		b = append(b, "Require: eventlist\r\n"...)
 	}
-	if s.content == nil || !list && state == Terminated && s.n.reason != Timeout {
-		return sip.AppendBody(b, "", nil), nil
+	return b
+}
+
+// render gives the body of the NOTIFY that is about to be sent. It is valid
+// until the next call.
+func (sh *shard) render(t *Turn, s *subscription, full bool) (body []byte, contentType string) {
+	state := s.n.state()
+	if s.content == nil || !s.isList() && state == Terminated && s.n.reason != Timeout {
+		return nil, ""
 	}
-	body, ctype := s.content.Render(sh.bodyBuf[:0], View{Version: s.n.cseq - s.n.offset, Full: full, State: state, Now: t.Now})
+	body, contentType = s.content.Render(sh.bodyBuf[:0], View{Version: s.n.cseq - s.n.offset, Full: full, State: state, Now: t.Now})
 	sh.bodyBuf = body[:0]
 	if cap(sh.bodyBuf) > 1<<20 {
 		sh.bodyBuf = nil
 	}
-	return sip.AppendBody(b, ctype, body), nil
+	return body, contentType
 }
 
 func appendAddr(b []byte, name, uri, tag string) []byte {
@@ -744,6 +778,7 @@ func (sh *shard) notifyAnswered(t *Turn, s *subscription, status int, wait time.
 		sh.rt.stats.NotifyOK.Add(1)
 	} else {
 		sh.notifyFailed(t, s, status, nil)
+		s.found = false // look again (RFC 3263 section 4.3)
 	}
 	sh.step(t, s, notifierEvent{kind: evAnswer, status: status, retryAfter: wait})
 }
@@ -756,6 +791,7 @@ func (sh *shard) notifyUnsent(t *Turn, s *subscription, err error) {
 		s.direct, s.row.Flow = false, ""
 		err = nil
 	}
+	s.found = s.found && err == nil
 	ev := notifierEvent{kind: evUnsent}
 	if err != nil {
 		sh.notifyFailed(t, s, 503, err)
@@ -768,7 +804,7 @@ func (sh *shard) notifyFailed(t *Turn, s *subscription, status int, err error) {
 	sh.rt.stats.NotifyFailed.Add(1)
 	if n, ok := sh.rt.limit.Allow(t.Now); ok {
 		sh.rt.opt.Log.Info("NOTIFY failed", "dialog", s.row.ID, "event", s.row.Event, "resource", s.row.Resource,
-			"watcher", s.row.Watcher, "status", status, "err", err, "suppressed", n)
+			"watcher", s.row.Watcher, "status", status, "err", orDash(err), "suppressed", n)
 	}
 }
 
