@@ -1,6 +1,7 @@
 package b2b
 
 import (
+	"bytes"
 	"log/slog"
 	"math/rand/v2"
 	"strings"
@@ -92,7 +93,7 @@ type subscription struct {
 	reason  dialog.Reason
 	doc     *dialog.Document
 	retries int
-	opened  time.Time // the newest attempt
+	live    time.Time // since the first NOTIFY of the newest attempt
 	timer   sip.Timer
 }
 
@@ -157,7 +158,7 @@ func (s *Shard) open(t *dialog.Turn, sub *subscription) {
 		hop = s.g.opt.Routes[strings.ToLower(u.Host)]
 	}
 	s.g.stats.Opened.Add(1)
-	sub.opened = t.Now
+	sub.live = time.Time{}
 	sub.dialog = t.Subscribe(dialog.SubscribeTo{Component: s.g.opt.Component, User: sub.id, URI: sub.uri, From: from, NextHop: hop,
 		Event: sub.pkg.Name, Accept: strings.Join(sub.pkg.Types, ", "), Expires: s.g.opt.Expires})
 }
@@ -178,6 +179,15 @@ func (s *Shard) Notified(t *dialog.Turn, id uint64, state dialog.SubState, doc *
 	if sub == nil || state == dialog.Terminated { // Ended follows
 		return
 	}
+	if sub.live.IsZero() {
+		sub.live = t.Now
+	}
+	if sub.doc != nil && doc != nil && sub.doc.Type == doc.Type && bytes.Equal(sub.doc.Body, doc.Body) {
+		doc = sub.doc
+	}
+	if sub.state == state && sub.doc == doc {
+		return // the answer to a refresh
+	}
 	sub.state, sub.reason, sub.doc = state, "", doc
 	s.tellAll(t, sub)
 }
@@ -189,7 +199,7 @@ func (s *Shard) Ended(t *dialog.Turn, id uint64, e dialog.Ending) {
 		return
 	}
 	sub.dialog = 0
-	if t.Now.Sub(sub.opened) > settled {
+	if !sub.live.IsZero() && t.Now.Sub(sub.live) > settled {
 		sub.retries = 0
 	}
 	switch outcome(e) {

@@ -134,6 +134,7 @@ type presentity struct {
 	ruleTime time.Time // when time alone may change a decision
 	ruleID   uint64
 	fetching bool
+	stale    bool // the rules changed while they were being read
 }
 
 type publication struct {
@@ -152,15 +153,22 @@ type watcher struct {
 	handling policy.Handling
 	view     policy.Transform
 	event    string // of winfo: subscribe or approved
+	reported bool   // by winfo
+	member   bool   // of a list: stays when it is blocked, for the day it is not
 }
 
 // status is the watcher's state as watcher information says it.
 func (w *watcher) status() string {
-	if w.decided && w.handling >= policy.PoliteBlock {
-		return "active"
+	switch {
+	case w.decided && w.handling >= policy.PoliteBlock:
+		return winfo.Active
+	case w.blocked():
+		return winfo.Terminated
 	}
-	return "pending"
+	return winfo.Pending
 }
+
+func (w *watcher) blocked() bool { return w.decided && w.handling == policy.Block }
 
 func (s *Shard) presentity(key string) *presentity {
 	p := s.all[key]
@@ -202,15 +210,16 @@ func (s *Shard) Attach(t *dialog.Turn, in dialog.Interest, to dialog.SinkRef) {
 	if p.watchers[to] == nil {
 		s.a.stats.Watchers.Add(1)
 	}
-	w := &watcher{id: newToken(), uri: in.Watcher.URI, since: t.Now, event: "subscribe"}
+	w := &watcher{id: newToken(), uri: in.Watcher.URI, since: t.Now, event: winfo.Subscribe, member: in.Depth > 0}
 	p.watchers[to] = w
 	sets, ok := s.rules(p.key)
 	if !ok {
 		s.fetchRules(t, p)
 		return
 	}
-	s.decide(t, p, to, w, sets)
-	s.watchersChanged(t, p, nil)
+	if s.decide(t, p, to, w, sets) {
+		s.watchersChanged(t, p, nil)
+	}
 	s.tidy(p)
 }
 
@@ -223,7 +232,7 @@ func (s *Shard) Detach(t *dialog.Turn, in dialog.Interest, to dialog.SinkRef) {
 	if w := p.watchers[to]; w != nil {
 		delete(p.watchers, to)
 		s.a.stats.Watchers.Add(-1)
-		s.watchersChanged(t, p, &winfo.Watcher{ID: w.id, URI: w.uri, Status: "terminated", Event: "timeout"})
+		s.watcherGone(t, p, w, winfo.Timeout)
 	}
 	delete(p.winfos, to)
 	s.tidy(p)
@@ -248,6 +257,11 @@ func (s *Shard) fetchRules(t *dialog.Turn, p *presentity) {
 	var err error
 	ok := t.Async(func(ctx context.Context) { sets, err = s.a.opt.Rules.Fetch(ctx, p.key) }, func(t *dialog.Turn) {
 		p.fetching = false
+		if p.stale {
+			p.stale = false
+			s.RulesChanged(t, p.key)
+			return
+		}
 		if err != nil {
 			s.a.opt.Log.Warn("rules not readable", "presentity", p.key, "err", err)
 			s.decideAll(t, p, nil, err)
@@ -261,19 +275,28 @@ func (s *Shard) fetchRules(t *dialog.Turn, p *presentity) {
 	}
 }
 
+// rulesRetry is when rules that could not be read are read again.
+const rulesRetry = time.Minute
+
 // decideAll decides anew for every watcher of a presentity. With an error
 // those already decided keep what they have and the others wait (PR-18).
 func (s *Shard) decideAll(t *dialog.Turn, p *presentity, sets []*policy.Ruleset, err error) {
-	for to, w := range p.watchers {
-		if err != nil {
-			if !w.decided {
-				t.Update(dialog.Update{To: to, State: dialog.Pending})
-			}
-			continue
-		}
-		s.decide(t, p, to, w, sets)
+	if err != nil && len(p.watchers) > 0 {
+		s.ruleTimer(t, p, t.Now.Add(rulesRetry))
 	}
-	s.watchersChanged(t, p, nil)
+	news := false
+	for to, w := range p.watchers {
+		switch {
+		case err == nil:
+			news = s.decide(t, p, to, w, sets) || news
+		case !w.decided:
+			w.decided, w.handling, news = true, policy.Confirm, true
+			s.tell(t, p, to, w)
+		}
+	}
+	if news {
+		s.watchersChanged(t, p, nil)
+	}
 	s.tidy(p)
 }
 
@@ -284,7 +307,9 @@ func (s *Shard) RulesChanged(t *dialog.Turn, resource string) {
 	if p == nil || len(p.watchers) == 0 {
 		return
 	}
-	if sets, ok := s.rules(resource); ok {
+	if p.fetching {
+		p.stale = true
+	} else if sets, ok := s.rules(resource); ok {
 		s.decideAll(t, p, sets, nil)
 	} else {
 		s.fetchRules(t, p)
@@ -314,25 +339,32 @@ func (a *Agent) Decide(watcher, resource, sphere string, sets []*policy.Ruleset,
 	return d, "no rule matched"
 }
 
-// decide applies the rules to one watcher and tells it what changed by that.
-func (s *Shard) decide(t *dialog.Turn, p *presentity, to dialog.SinkRef, w *watcher, sets []*policy.Ruleset) {
+// decide applies the rules to one watcher and tells it what changed by that. It
+// returns whether its status in watcher information is another.
+func (s *Shard) decide(t *dialog.Turn, p *presentity, to dialog.SinkRef, w *watcher, sets []*policy.Ruleset) bool {
 	d, _ := s.a.Decide(w.uri, p.key, p.sphere, sets, t.Now)
 	s.ruleTimer(t, p, d.NextChange)
 	if w.decided && w.handling == d.Handling && w.view.Key() == d.Transform.Key() {
-		return
+		return false
 	}
-	if w.decided && d.Handling >= policy.PoliteBlock && w.handling < policy.PoliteBlock {
-		w.event = "approved"
+	fresh, before := !w.decided, w.status()
+	if !fresh && w.handling != policy.Block && d.Handling >= policy.PoliteBlock && w.handling < policy.PoliteBlock {
+		w.event = winfo.Approved
 	}
 	w.decided, w.handling, w.view = true, d.Handling, d.Transform
 	if d.Handling == policy.Block {
 		s.a.stats.Denied.Add(1)
-		delete(p.watchers, to)
-		s.a.stats.Watchers.Add(-1)
-		t.Update(dialog.Update{To: to, State: dialog.Terminated, Reason: dialog.Rejected, Err: dialog.Refuse(403, "")})
-		return
+		if !w.member {
+			delete(p.watchers, to)
+			s.a.stats.Watchers.Add(-1)
+		}
+		t.Update(dialog.Update{To: to, State: dialog.Terminated, Reason: dialog.Rejected, Err: dialog.Refuse(403, ""), Retrying: w.member})
+		s.watcherGone(t, p, w, winfo.Rejected)
+		w.id, w.since, w.event, w.reported = newToken(), t.Now, winfo.Subscribe, false // of the next subscription
+		return false
 	}
 	s.tell(t, p, to, w)
+	return fresh || w.status() != before
 }
 
 // tell sends a watcher what it may see now.
@@ -430,12 +462,12 @@ func (s *Shard) changed(t *dialog.Turn, p *presentity) {
 	if polite != nil {
 		p.views["polite-block"] = polite
 	}
-	if len(p.watchers) == 0 {
-		return
-	}
 	if sphere := pidf.Sphere(p.docs()); sphere != p.sphere {
 		p.sphere = sphere
-		defer s.RulesChanged(t, p.key)
+		s.RulesChanged(t, p.key) // before anybody is shown a document of the new sphere
+	}
+	if len(p.watchers) == 0 {
+		return
 	}
 	if now := s.whole(p); before != nil && bytes.Equal(before.Body, now.Body) {
 		p.doc, p.views = before, old

@@ -1,6 +1,7 @@
 package pa
 
 import (
+	"bytes"
 	"errors"
 	"slices"
 	"strconv"
@@ -58,14 +59,16 @@ func (s *Shard) publish(t *dialog.Turn, r *dialog.Request) *dialog.Error {
 		if pub == nil {
 			return dialog.Refuse(400, "Body Missing")
 		}
-		s.a.stats.Refreshed.Add(1)
-		s.keep(t, p, pub, expires)
-		s.published(t, r, pub.row.ETag, expires)
+		s.refresh(t, r, p, pub, expires)
 		return nil
 	}
 	doc, err := s.body(r)
 	if err != nil {
 		return err
+	}
+	if pub != nil && bytes.Equal(doc.Bytes(), pub.row.Body) { // keeps its place among the others
+		s.refresh(t, r, p, pub, expires)
+		return nil
 	}
 	if pub == nil {
 		if p != nil && len(p.pubs) >= s.a.opt.MaxPublications {
@@ -86,6 +89,12 @@ func (s *Shard) publish(t *dialog.Turn, r *dialog.Request) *dialog.Error {
 	s.published(t, r, pub.row.ETag, expires)
 	s.changed(t, p)
 	return nil
+}
+
+func (s *Shard) refresh(t *dialog.Turn, r *dialog.Request, p *presentity, pub *publication, expires time.Duration) {
+	s.a.stats.Refreshed.Add(1)
+	s.keep(t, p, pub, expires)
+	s.published(t, r, pub.row.ETag, expires)
 }
 
 // byTag finds a publication of this presentity, and of no other (PUB-05).
@@ -150,11 +159,17 @@ func (s *Shard) arm(t *dialog.Turn, p *presentity, pub *publication) {
 	pub.timer = t.SetTimer(s.a.opt.Component, pub.id, time.UnixMilli(pub.row.ExpiresMS))
 }
 
-// unpublish handles Expires: 0. A body is ignored (PUB-07); without an entity
-// tag there is nothing to remove, so nothing is stored and nothing changes.
+// unpublish handles Expires: 0. The body of a removal is ignored (PUB-07);
+// without an entity tag there is nothing to remove, so a body is looked at as
+// in any other request, but nothing is stored and nothing changes.
 func (s *Shard) unpublish(t *dialog.Turn, r *dialog.Request, p *presentity, pub *publication) *dialog.Error {
-	if pub == nil && len(r.Msg.Body()) == 0 {
-		return dialog.Refuse(400, "Entity Tag Missing")
+	if pub == nil {
+		if len(r.Msg.Body()) == 0 {
+			return dialog.Refuse(400, "Entity Tag Missing")
+		}
+		if _, err := s.body(r); err != nil {
+			return err
+		}
 	}
 	s.published(t, r, newToken(), 0) // the tag is required and of no use (PUB-02)
 	if pub != nil {
@@ -203,6 +218,7 @@ func (s *Shard) Restore(t *dialog.Turn, row PublicationRow) error {
 		return 1
 	})
 	p.seq = max(p.seq, row.Seq)
+	p.sphere = pidf.Sphere(p.docs())
 	s.a.stats.Publications.Add(1)
 	s.arm(t, p, pub)
 	return nil

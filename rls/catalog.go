@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -84,24 +85,19 @@ func (c *Catalog) Services() []string {
 	return keys
 }
 
-// Cached returns a tree without waiting.
+// Cached returns a tree without waiting. One whose top reference failed is not
+// returned: it is worth another try.
 func (c *Catalog) Cached(key string) (*list.Tree, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	t := c.trees[key]
-	return t, t != nil
+	return t, t != nil && t.Err == nil
 }
 
 // Tree expands a service, or returns list.ErrNotService. It may wait for
 // documents. A tree whose top reference failed is returned with the error in
-// its Err and is not kept.
+// its Err; it is kept only to know which documents may mend it.
 func (c *Catalog) Tree(ctx context.Context, key string) (*list.Tree, error) {
-	if t, ok := c.Cached(key); ok {
-		return t, nil
-	}
-	c.mu.RLock()
-	epoch := c.epoch
-	c.mu.RUnlock()
 	e := &list.Expander{Docs: c.docs, Normalize: c.opt.Normalize, Roots: c.opt.Roots,
 		MaxDepth: c.opt.MaxDepth, MaxMembers: c.opt.MaxMembers, Permit: permit,
 		Services: func(_ context.Context, key string) (*list.Service, error) {
@@ -109,16 +105,32 @@ func (c *Catalog) Tree(ctx context.Context, key string) (*list.Tree, error) {
 			defer c.mu.RUnlock()
 			return c.services[key], nil
 		}}
-	t, err := e.Expand(ctx, key)
-	if err != nil && (t == nil || !errors.Is(err, list.ErrReference)) {
-		return nil, err
+	for {
+		if t, ok := c.Cached(key); ok {
+			return t, nil
+		}
+		c.mu.RLock()
+		epoch := c.epoch
+		c.mu.RUnlock()
+		t, err := e.Expand(ctx, key)
+		if err != nil && (t == nil || !errors.Is(err, list.ErrReference)) {
+			return nil, err
+		}
+		if c.keep(t, epoch) {
+			return t, nil
+		} // else documents changed while they were read
 	}
+}
+
+// keep stores a tree unless it is of an older epoch.
+func (c *Catalog) keep(t *list.Tree, epoch uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.epoch == epoch {
-		c.trees[key] = t
+	if c.epoch != epoch {
+		return false
 	}
-	return t, nil
+	c.trees[t.Key] = t
+	return true
 }
 
 // permit lets a list defined in a user's document refer to that user's
@@ -212,6 +224,7 @@ func (c *Catalog) reread(ctx context.Context, sel string, touched map[string]boo
 			delete(c.services, s.Key)
 		}
 	}
+	gone := c.byDoc[sel]
 	delete(c.byDoc, sel)
 	if len(services) > 0 {
 		c.byDoc[sel] = services
@@ -225,5 +238,21 @@ func (c *Catalog) reread(ctx context.Context, sel string, touched map[string]boo
 		}
 		c.services[s.Key] = s
 	}
+	for i := range gone {
+		if key := gone[i].Key; c.services[key] == nil {
+			c.inherit(key)
+		}
+	}
 	return nil
+}
+
+// inherit gives a key whose service went to another document that defines it.
+func (c *Catalog) inherit(key string) {
+	for _, sel := range slices.Sorted(maps.Keys(c.byDoc)) {
+		services := c.byDoc[sel]
+		if i := slices.IndexFunc(services, func(s list.Service) bool { return s.Key == key }); i >= 0 {
+			c.services[key] = &services[i]
+			return
+		}
+	}
 }

@@ -16,17 +16,24 @@ import (
 	"rollcall/sip"
 )
 
-// readyTimeout is how long the first NOTIFY of a list waits for members that
-// have not answered. Local members answer within the same or the next turn of
+// readyTimeout is how long the first NOTIFY of a list, and one about new members,
+// waits for members that have not answered. Local members answer within the same or the next turn of
 // their shard; remote ones answer "not known yet" at once.
 const readyTimeout = 100 * time.Millisecond
+
+// Back-off between attempts to read a list that a live view could not get.
+const (
+	firstRetry = 30 * time.Second
+	lastRetry  = 10 * time.Minute
+)
 
 // Options configures the list server.
 type Options struct {
 	Component uint8 // the list server's index among the runtime's components
 	Catalog   *Catalog
-	Open      bool // anybody may subscribe to any list
-	MaxViews  int  // list subscriptions per shard, default 100,000; beyond it 503
+	Open      bool                   // anybody may subscribe to any list
+	Local     func(host string) bool // the domains of users whose documents name no domain
+	MaxViews  int                    // list subscriptions per shard, default 100,000; beyond it 503
 	Log       *slog.Logger
 }
 
@@ -116,6 +123,8 @@ func (s *Shard) admit(in dialog.Interest) *dialog.Error {
 // rebuilds the view from it.
 func (s *Shard) resolve(t *dialog.Turn, v *view) {
 	cat := s.s.opt.Catalog
+	v.asked++
+	asked := v.asked
 	if tree, ok := cat.Cached(v.in.Resource); ok {
 		s.resolved(t, v, tree, nil)
 		return
@@ -123,7 +132,7 @@ func (s *Shard) resolve(t *dialog.Turn, v *view) {
 	var tree *list.Tree
 	var err error
 	ok := t.Async(func(ctx context.Context) { tree, err = cat.Tree(ctx, v.in.Resource) }, func(t *dialog.Turn) {
-		if s.views[v.id] == v {
+		if s.views[v.id] == v && v.asked == asked { // else a newer answer is here or on its way
 			s.resolved(t, v, tree, err)
 		}
 	})
@@ -138,35 +147,43 @@ func (s *Shard) resolved(t *dialog.Turn, v *view, tree *list.Tree, err error) {
 	case errors.Is(err, list.ErrNotService):
 		refusal = dialog.Refuse(404, "No Such List")
 	case err != nil:
-		refusal = &dialog.Error{Status: 503, Reason: "List Not Readable Now", RetryAfter: 30 * time.Second, Err: err}
-	case tree.Err != nil && v.root == nil:
-		refusal = &dialog.Error{Status: 502, Reason: "Resource List Reference Failed", Err: tree.Err} // LS-08
+		refusal = &dialog.Error{Status: 503, Reason: "List Not Readable Now", RetryAfter: firstRetry, Err: err}
 	case tree.Err != nil:
-		s.s.opt.Log.Warn("list keeps its members: reference failed", "list", v.in.Resource, "err", tree.Err)
-		return
+		refusal = &dialog.Error{Status: 502, Reason: "Resource List Reference Failed", Err: tree.Err} // LS-08
 	case !tree.Accepts(v.in.Package.Name):
-		refusal = dialog.Refuse(489, "Package Not Offered By This List", "Allow-Events", strings.Join(tree.Packages, ", "))
+		refusal = dialog.Refuse(489, "Package Not Offered By This List")
+		if len(tree.Packages) > 0 {
+			refusal.Headers = []string{"Allow-Events", strings.Join(tree.Packages, ", ")}
+		}
 	case !s.allowed(tree, v.in.Watcher):
 		refusal = dialog.Refuse(403, "Not Your List")
 	}
-	if refusal == nil {
+	switch {
+	case refusal == nil:
+		v.retries = 0
 		v.build(t, tree)
-		return
-	}
-	if v.root != nil && refusal.Status == 503 {
-		s.s.opt.Log.Warn("list keeps its members", "list", v.in.Resource, "err", err)
-		return
-	}
-	if v.root == nil {
+	case v.root == nil:
 		refuse(t, v.to, refusal)
-	} else {
+		s.remove(t, v)
+	case refusal.Status >= 500: // may pass: the list keeps its members meanwhile
+		s.s.opt.Log.Warn("list keeps its members: not readable now", "list", v.in.Resource, "err", refusal.Err)
+		s.again(t, v)
+	default:
 		reason := dialog.NoResource
 		if refusal.Status == 403 {
 			reason = dialog.Rejected
 		}
 		t.Update(dialog.Update{To: v.to, State: dialog.Terminated, Reason: reason, View: v})
+		s.remove(t, v)
 	}
-	s.remove(t, v)
+}
+
+// again reads a view's list once more after a while.
+func (s *Shard) again(t *dialog.Turn, v *view) {
+	wait := min(firstRetry<<min(v.retries, 10), lastRetry)
+	v.retries++
+	t.CancelTimer(v.retry)
+	v.retry = t.SetTimer(s.s.opt.Component, v.id|retryTimer, t.Now.Add(wait))
 }
 
 // allowed is the default list policy (RL-07): a user's list is for its owner; a
@@ -187,7 +204,7 @@ func (s *Shard) allowed(tree *list.Tree, watcher dialog.Identity) bool {
 		return u.Key() == watcher.URI
 	}
 	u, err := sip.ParseURI(watcher.URI)
-	return err == nil && u.User == xui
+	return err == nil && u.User == xui && (s.s.opt.Local == nil || s.s.opt.Local(u.Host))
 }
 
 // Detach implements dialog.Source.
@@ -211,6 +228,8 @@ func (s *Shard) remove(t *dialog.Turn, v *view) {
 			delete(s.byList, v.in.Resource)
 		}
 	}
+	t.CancelTimer(v.timer)
+	t.CancelTimer(v.retry)
 	s.s.stats.Views.Add(-1)
 }
 
@@ -221,9 +240,18 @@ func (s *Shard) ListChanged(t *dialog.Turn, key string) {
 	}
 }
 
-// Timer implements dialog.Component: the first NOTIFY has waited long enough.
+// retryTimer marks the timer of a view whose list is to be read again.
+const retryTimer = 1 << 55
+
+// Timer implements dialog.Component: a NOTIFY has waited long enough for its
+// members, or a list is to be read again.
 func (s *Shard) Timer(t *dialog.Turn, id uint64) {
-	if v := s.views[id]; v != nil {
+	v := s.views[id&^retryTimer]
+	switch {
+	case v == nil:
+	case id&retryTimer != 0:
+		s.resolve(t, v)
+	default:
 		v.begin(t)
 	}
 }

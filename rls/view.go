@@ -24,7 +24,10 @@ type view struct {
 	next    uint32
 	waiting int // members that have not answered yet
 	ready   bool
-	timer   sip.Timer
+	timer   sip.Timer // set while new members are waited for
+	asked   uint64    // for the tree, so far
+	retry   sip.Timer
+	retries int
 }
 
 // node is a list: the one subscribed to, or one nested in it.
@@ -34,9 +37,12 @@ type node struct {
 	items   []*member
 	version uint32 // of the next document about a nested list
 	sent    bool
+	renamed bool // since it was sent
+	resumed bool // it was sent before a restart
 }
 
-// member is a row of a list. It is served by somebody, or is a list itself.
+// member is a row of a list. It is served by somebody, or is a list itself, or
+// is a list that is not for this watcher.
 type member struct {
 	num      uint32
 	uri, key string
@@ -46,8 +52,10 @@ type member struct {
 	reason   dialog.Reason
 	doc      *dialog.Document
 	changed  time.Time
+	barred   bool
 	attached bool
 	heard    bool
+	shown    bool // the watcher has a row of this URI
 	dirty    bool // not sent as it is now
 	gone     bool // no longer on the list; to be said once (RL-27)
 }
@@ -60,14 +68,12 @@ func (v *view) build(t *dialog.Turn, tree *list.Tree) {
 	if v.root == nil {
 		v.root = &node{}
 	}
+	before := v.next
 	v.merge(t, v.root, tree)
-	if v.ready {
-		v.tell(t)
-		return
-	}
-	if v.waiting == 0 {
+	switch {
+	case v.waiting == 0 || v.next == before && v.timer == 0:
 		v.begin(t)
-	} else if v.timer == 0 {
+	case v.timer == 0:
 		v.timer = t.SetTimer(v.s.s.opt.Component, v.id, t.Now.Add(readyTimeout))
 	}
 }
@@ -81,12 +87,17 @@ func (v *view) merge(t *dialog.Turn, n *node, tree *list.Tree) {
 			old[m.key] = m
 		}
 	}
-	n.tree, n.names = tree, names(tree.Names)
+	n.tree = tree
+	if now := names(tree.Names); !sameNames(n.names, now) {
+		n.names, n.renamed = now, true
+	}
 	items := make([]*member, 0, len(tree.Nodes))
+	present := make(map[string]*member, len(tree.Nodes))
 	for i := range tree.Nodes {
 		nd := &tree.Nodes[i]
+		sub, why := v.nested(nd.List)
 		m := old[nd.Key]
-		if m != nil && (m.child != nil) == (nd.List != nil) {
+		if m != nil && (m.child != nil) == (sub != nil) && m.barred == (why != "") {
 			delete(old, nd.Key)
 			if now := names(nd.Names); !sameNames(m.names, now) {
 				m.names, m.dirty = now, true
@@ -94,24 +105,47 @@ func (v *view) merge(t *dialog.Turn, n *node, tree *list.Tree) {
 		} else {
 			v.next++
 			m = &member{num: v.next, uri: nd.URI, key: nd.Key, names: names(nd.Names), dirty: true, changed: t.Now}
-			if nd.List == nil {
-				v.attach(t, m)
-			} else {
+			switch {
+			case sub != nil:
 				m.child = &node{}
+			case why != "":
+				m.barred, m.state, m.reason = true, dialog.Terminated, why
+			default:
+				v.attach(t, m)
 			}
 		}
-		if m.child != nil {
-			v.merge(t, m.child, nd.List)
+		if sub != nil && (sub.Err == nil || m.child.tree == nil) { // else it keeps its members while it cannot be read
+			v.merge(t, m.child, sub)
 		}
 		items = append(items, m)
+		present[m.uri] = m
 	}
 	for _, m := range n.items { // in the order they had
-		if old[m.key] == m || m.gone {
-			v.drop(t, m)
+		if old[m.key] != m && !m.gone {
+			continue
+		}
+		v.drop(t, m)
+		if again := present[m.uri]; again != nil { // one row says all (RL-16)
+			again.shown = again.shown || m.shown
+		} else if m.shown {
 			items = append(items, m)
 		}
 	}
 	n.items = items
+}
+
+// nested is the list that a member is, or why its watcher does not see it as
+// one: it is for another package (LS-07), or not for the watcher (RL-07).
+func (v *view) nested(tree *list.Tree) (*list.Tree, dialog.Reason) {
+	switch {
+	case tree == nil:
+		return nil, ""
+	case !tree.Accepts(v.in.Package.Name):
+		return nil, dialog.NoResource
+	case !v.s.allowed(tree, v.in.Watcher):
+		return nil, dialog.Rejected
+	}
+	return tree, ""
 }
 
 // drop takes a member, and what is nested in it, off the list.
@@ -175,24 +209,32 @@ func (v *view) update(t *dialog.Turn, m *member, u dialog.Update) {
 	if u.State == dialog.Terminated && !u.Retrying {
 		v.lost(m)
 	}
-	if m.state != u.State || m.reason != u.Reason || m.doc != u.Doc {
+	news := m.state != u.State || m.reason != u.Reason || m.doc != u.Doc
+	if news {
 		m.state, m.reason, m.doc, m.changed, m.dirty = u.State, u.Reason, u.Doc, t.Now, true
 	}
 	switch {
-	case !v.ready && v.waiting == 0:
-		v.begin(t)
-	case v.ready && m.dirty:
+	case v.timer != 0: // others have a moment to answer
+		if v.waiting == 0 {
+			v.begin(t)
+		}
+	case news:
 		v.tell(t)
 	}
 }
 
-// begin lets the subscription be answered and the first NOTIFY go.
+// begin ends the wait for new members: the subscription is answered and its
+// first NOTIFY may go, or the one about the new members.
 func (v *view) begin(t *dialog.Turn) {
-	if v.ready || v.root == nil {
+	t.CancelTimer(v.timer)
+	v.timer = 0
+	if v.ready {
+		if v.root.unsent() {
+			v.tell(t)
+		}
 		return
 	}
 	v.ready = true
-	t.CancelTimer(v.timer)
 	if v.in.Resumed {
 		v.root.clean()
 	}
@@ -201,8 +243,9 @@ func (v *view) begin(t *dialog.Turn) {
 
 // clean marks everything as sent.
 func (n *node) clean() {
+	n.renamed, n.resumed = false, true
 	for _, m := range n.items {
-		m.dirty = false
+		m.dirty, m.shown = false, true
 		if m.child != nil {
 			m.child.clean()
 		}
@@ -235,9 +278,6 @@ func (r *renderer) node(dst []byte, n *node, uri string, version uint32, full bo
 	parts := make([]rlmi.Part, 0, len(n.items))
 	kept := n.items[:0]
 	for i, m := range n.items {
-		if full && m.gone && !n.sent { // never shown, nothing to take back
-			continue
-		}
 		if !m.gone {
 			kept = append(kept, m)
 		} else if full {
@@ -246,7 +286,7 @@ func (r *renderer) node(dst []byte, n *node, uri string, version uint32, full bo
 		if !full && !m.dirty && (m.child == nil || !m.child.unsent()) {
 			continue
 		}
-		m.dirty = false
+		m.dirty, m.shown = false, true
 		res := rlmi.Resource{URI: m.uri, Names: m.names}
 		if inst, part, ok := r.member(m, full); ok {
 			instances[i] = inst
@@ -258,7 +298,7 @@ func (r *renderer) node(dst []byte, n *node, uri string, version uint32, full bo
 		l.Resources = append(l.Resources, res)
 	}
 	clear(n.items[len(kept):])
-	n.items, n.sent = kept, true
+	n.items, n.sent, n.renamed = kept, true, false
 	boundary := "b" + r.v.token
 	for rlmi.BoundaryOccurs(boundary, parts) {
 		boundary = "b" + newToken()
@@ -272,7 +312,7 @@ func (r *renderer) member(m *member, full bool) (inst rlmi.Instance, part rlmi.P
 	num := strconv.FormatUint(uint64(m.num), 10)
 	cid := "m" + num + "." + r.stamp
 	if c := m.child; c != nil {
-		if !c.sent && r.v.in.Resumed { // nested versions are not stored: this is above any that was sent
+		if !c.sent && c.resumed { // nested versions are not stored: this is above any that was sent
 			c.version = r.w.Version
 		}
 		body, ctype := r.nested(c, m.uri, full || !c.sent, "l"+num+".")
@@ -303,6 +343,9 @@ func (r *renderer) nested(c *node, uri string, full bool, id string) ([]byte, st
 
 // unsent tells whether anything in a nested list is still to be said.
 func (n *node) unsent() bool {
+	if n.renamed {
+		return true
+	}
 	for _, m := range n.items {
 		if m.dirty || m.child != nil && m.child.unsent() {
 			return true
