@@ -125,7 +125,7 @@ func (c *Config) settings() (*settings, error) {
 		s.durability = dialog.Memory
 	case strings.HasPrefix(c.Store, "sqlite:") && len(c.Store) > len("sqlite:"), strings.HasPrefix(c.Store, "postgres://"), strings.HasPrefix(c.Store, "postgresql://"):
 	default:
-		fault("store", "%q is none of memory, sqlite:PATH, postgres://...", c.Store)
+		fault("store", "%q is none of memory, sqlite:PATH, postgres://...", maskDSN(c.Store))
 	}
 	switch c.Sync {
 	case "normal":

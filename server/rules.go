@@ -3,8 +3,8 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
-	"log/slog"
 	"strings"
 	"sync"
 
@@ -23,15 +23,14 @@ const maxRules = 100_000
 // ruleCache keeps the parsed rules of presentities; it is pa.RuleSource.
 type ruleCache struct {
 	docs *xcapclient.Client
-	log  *slog.Logger
 
 	mu    sync.Mutex
 	known map[string][]*policy.Ruleset
 	epoch uint64
 }
 
-func newRuleCache(docs *xcapclient.Client, log *slog.Logger) *ruleCache {
-	return &ruleCache{docs: docs, log: log, known: make(map[string][]*policy.Ruleset)}
+func newRuleCache(docs *xcapclient.Client) *ruleCache {
+	return &ruleCache{docs: docs, known: make(map[string][]*policy.Ruleset)}
 }
 
 // Cached implements pa.RuleSource.
@@ -42,8 +41,8 @@ func (c *ruleCache) Cached(resource string) ([]*policy.Ruleset, bool) {
 	return sets, ok
 }
 
-// Fetch implements pa.RuleSource. A document that is not understood counts as
-// one that grants nothing.
+// Fetch implements pa.RuleSource. A document that is not understood is one that
+// cannot be read: what it would forbid is not known (PR-18).
 func (c *ruleCache) Fetch(ctx context.Context, resource string) ([]*policy.Ruleset, error) {
 	c.mu.Lock()
 	epoch := c.epoch
@@ -59,8 +58,7 @@ func (c *ruleCache) Fetch(ctx context.Context, resource string) ([]*policy.Rules
 		}
 		set, err := policy.Parse(doc.Body)
 		if err != nil {
-			c.log.Warn("rules not understood; they grant nothing", "presentity", resource, "document", doc.Selector, "err", err)
-			continue
+			return nil, fmt.Errorf("%s: %w", doc.Selector, err)
 		}
 		sets = append(sets, set)
 	}

@@ -50,6 +50,7 @@ type Server struct {
 	hop      map[sip.Proto]netip.AddrPort // local address to send from
 	addrs    []string
 	web      *http.Server
+	open     chan struct{} // closed when messages may be handled
 	ready    atomic.Bool
 	over     sync.WaitGroup
 	cancel   context.CancelFunc
@@ -84,7 +85,7 @@ func New(cfg Config, log *slog.Logger, opts ...Option) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, set: set, log: log, hop: make(map[sip.Proto]netip.AddrPort)}
+	s := &Server{cfg: cfg, set: set, log: log, hop: make(map[sip.Proto]netip.AddrPort), open: make(chan struct{})}
 	for _, opt := range opts {
 		opt(s)
 	}
@@ -154,7 +155,7 @@ func (s *Server) roots() []string {
 
 // wire makes the parts and connects them.
 func (s *Server) wire() {
-	s.rules = newRuleCache(s.docs, s.log)
+	s.rules = newRuleCache(s.docs)
 	s.catalog = rls.NewCatalog(xcapclient.Plain{Source: s.docs}, rls.CatalogOptions{
 		Normalize: s.normalize, Roots: s.roots(), Log: s.log.With("component", "rls"),
 		Changed: func(key string) {
@@ -162,7 +163,7 @@ func (s *Server) wire() {
 		},
 	})
 	s.agent = pa.New(pa.Options{Component: paComponent, Mode: s.set.mode, Rules: s.rules, Log: s.log.With("component", "pa")})
-	s.lists = rls.New(rls.Options{Component: rlsComponent, Catalog: s.catalog, Open: s.set.mode == pa.Open, Log: s.log.With("component", "rls")})
+	s.lists = rls.New(rls.Options{Component: rlsComponent, Catalog: s.catalog, Open: s.set.mode == pa.Open, Local: s.local, Log: s.log.With("component", "rls")})
 	s.gateway = b2b.New(b2b.Options{Component: b2bComponent, Routes: s.set.remote, Local: s.local,
 		Self: "sip:rollcall@" + s.cfg.Domain[0], Log: s.log.With("component", "b2b")})
 	if s.network == nil {
@@ -193,8 +194,12 @@ func (s *Server) wire() {
 	s.docs.Watch(s.documentsChanged)
 }
 
-// receive takes a message from the network.
-func (s *Server) receive(m *sip.Message) { s.rt.Receive(m) }
+// receive takes a message from the network. While the server starts, what
+// arrives waits: a refresh must find its dialog.
+func (s *Server) receive(m *sip.Message) {
+	<-s.open
+	s.rt.Receive(m)
+}
 
 // local tells whether a host is one of our domains.
 func (s *Server) local(host string) bool { return s.set.domains[strings.ToLower(host)] }
@@ -349,28 +354,29 @@ func (s *Server) Start(ctx context.Context) (err error) {
 		}
 		s.addrs = append(s.addrs, strings.ToLower(l.proto.String())+"="+addr.String())
 	}
-	restored()
 	if s.cfg.HTTP != "" {
 		if err := s.serveHTTP(); err != nil {
 			return err
 		}
 	}
+	if err := restored(); err != nil {
+		return fmt.Errorf("recovery: %w", err)
+	}
+	close(s.open)
 	s.ready.Store(true)
 	return nil
 }
 
 // recover reads publications, then subscriptions. The subscriptions are
 // brought back by the function it returns, once there is something to send
-// from.
-func (s *Server) recover(ctx context.Context) (func(), error) {
+// from. Until then nothing stored is changed, so that a start which fails is
+// none.
+func (s *Server) recover(ctx context.Context) (restored func() error, err error) {
 	if s.set.durability == dialog.Memory {
-		return func() {}, nil
+		return func() error { return nil }, nil
 	}
 	clean, err := s.store.Meta(ctx, cleanMeta)
 	if err != nil && !errors.Is(err, sql.ErrNotFound) {
-		return nil, err
-	}
-	if err := s.store.SetMeta(ctx, cleanMeta, "no"); err != nil {
 		return nil, err
 	}
 	pubs := 0
@@ -394,13 +400,17 @@ func (s *Server) recover(ctx context.Context) (func(), error) {
 	if err != nil {
 		return nil, err
 	}
-	return func() {
+	return func() error {
+		if err := s.store.SetMeta(ctx, cleanMeta, "no"); err != nil {
+			return err
+		}
 		for _, row := range rows {
 			if err := s.rt.Restore(row, clean != "yes"); err != nil {
 				s.log.Error("stored subscription not usable", "err", err)
 			}
 		}
 		s.log.Info("recovered", "publications", pubs, "subscriptions", len(rows), "clean", clean == "yes")
+		return nil
 	}, nil
 }
 
@@ -437,6 +447,7 @@ func (s *Server) abort() {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
 		s.rt.Stop(ctx)
+		close(s.open)
 		if s.web != nil {
 			s.web.Close()
 		}

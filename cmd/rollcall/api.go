@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+
+	"rollcall/server"
 )
 
 // apiLimit bounds a request to the admin API, apiSize its answer.
@@ -97,13 +99,7 @@ func objects(w io.Writer, all []json.RawMessage) error {
 	return nil
 }
 
-// apiName is a display name of a list or member.
-type apiName struct {
-	Lang string `json:"lang"`
-	Text string `json:"text"`
-}
-
-func firstName(names []apiName) string {
+func firstName(names []server.Name) string {
 	for _, n := range names {
 		if n.Lang == "" {
 			return n.Text
@@ -113,34 +109,6 @@ func firstName(names []apiName) string {
 		return names[0].Text
 	}
 	return ""
-}
-
-// apiTree is an expanded list.
-type apiTree struct {
-	URI      string       `json:"uri"`
-	Names    []apiName    `json:"names"`
-	Packages []string     `json:"packages"`
-	Document string       `json:"document"`
-	ETag     string       `json:"etag"`
-	Members  int          `json:"members"`
-	Error    string       `json:"error"`
-	Entries  []apiEntry   `json:"entries"`
-	Problems []apiProblem `json:"problems"`
-}
-
-type apiEntry struct {
-	URI    string    `json:"uri"`
-	Names  []apiName `json:"names"`
-	Source string    `json:"source"`
-	Route  string    `json:"route"`
-	List   *apiTree  `json:"list"`
-}
-
-type apiProblem struct {
-	Source string `json:"source"`
-	URI    string `json:"uri"`
-	Kind   string `json:"kind"`
-	Detail string `json:"detail"`
 }
 
 func listCommand() *cli.Command {
@@ -179,14 +147,14 @@ func listShow(c *cli.Context) error {
 	if c.Bool("json") {
 		return printJSON(c.App.Writer, json.RawMessage(b))
 	}
-	var t apiTree
+	var t server.List
 	if err := decode(b, &t); err != nil {
 		return err
 	}
-	return t.print(c.App.Writer)
+	return printList(c.App.Writer, &t)
 }
 
-func (t *apiTree) print(w io.Writer) error {
+func printList(w io.Writer, t *server.List) error {
 	head := []string{t.URI}
 	if n := firstName(t.Names); n != "" {
 		head = append(head, strconv.Quote(n))
@@ -199,7 +167,7 @@ func (t *apiTree) print(w io.Writer) error {
 	fmt.Fprintln(w, clean(strings.Join(head, "  ")))
 	rows := &table{head: []string{"Member", "Name", "Route", "Source"}}
 	problems := &table{head: []string{"Problem", "URI", "Detail", "Source"}}
-	t.collect(rows, problems, 0)
+	collect(t, rows, problems, 0)
 	if len(rows.rows) > 0 {
 		if err := rows.print(w); err != nil {
 			return err
@@ -213,7 +181,7 @@ func (t *apiTree) print(w io.Writer) error {
 }
 
 // collect makes rows of a list and its nested lists.
-func (t *apiTree) collect(rows, problems *table, depth int) {
+func collect(t *server.List, rows, problems *table, depth int) {
 	if t.Error != "" {
 		problems.add("error", t.URI, t.Error, dash(t.Document))
 	}
@@ -228,7 +196,7 @@ func (t *apiTree) collect(rows, problems *table, depth int) {
 		}
 		rows.add(strings.Repeat("  ", depth)+e.URI, dash(name), dash(e.Route), dash(e.Source))
 		if e.List != nil {
-			e.List.collect(rows, problems, depth+1)
+			collect(e.List, rows, problems, depth+1)
 		}
 	}
 }
@@ -250,11 +218,7 @@ func listLs(c *cli.Context) error {
 		}
 		return objects(c.App.Writer, all.Lists)
 	}
-	var all struct {
-		Lists []struct {
-			URI string `json:"uri"`
-		} `json:"lists"`
-	}
+	var all server.Lists
 	if err := decode(b, &all); err != nil {
 		return err
 	}
@@ -288,25 +252,7 @@ func presentityShow(c *cli.Context) error {
 	if c.Bool("json") {
 		return printJSON(c.App.Writer, json.RawMessage(b))
 	}
-	var p struct {
-		URI          string `json:"uri"`
-		Basic        string `json:"basic"`
-		Note         string `json:"note"`
-		Publications []struct {
-			ETag    string    `json:"etag"`
-			Basic   string    `json:"basic"`
-			Note    string    `json:"note"`
-			Updated time.Time `json:"updated"`
-			Expires time.Time `json:"expires"`
-			Bytes   int       `json:"bytes"`
-		} `json:"publications"`
-		Watchers []struct {
-			URI      string    `json:"uri"`
-			Status   string    `json:"status"`
-			Handling string    `json:"handling"`
-			Since    time.Time `json:"since"`
-		} `json:"watchers"`
-	}
+	var p server.Presentity
 	if err := decode(b, &p); err != nil {
 		return err
 	}
@@ -360,20 +306,7 @@ func subscriptionList(c *cli.Context) error {
 		}
 		return objects(c.App.Writer, all.Subscriptions)
 	}
-	var all struct {
-		Subscriptions []struct {
-			Dialog   string    `json:"dialog"`
-			Event    string    `json:"event"`
-			Resource string    `json:"resource"`
-			Watcher  string    `json:"watcher"`
-			State    string    `json:"state"`
-			Target   string    `json:"target"`
-			CSeq     uint32    `json:"cseq"`
-			InFlight bool      `json:"notify_in_flight"`
-			Expires  time.Time `json:"expires"`
-			Agent    string    `json:"user_agent"`
-		} `json:"subscriptions"`
-	}
+	var all server.Subscriptions
 	if err := decode(b, &all); err != nil {
 		return err
 	}

@@ -1,0 +1,307 @@
+package servertest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"rollcall/server"
+	"rollcall/sip"
+)
+
+// World is a network in memory. Everything on it belongs to one bubble.
+type World struct {
+	T    testing.TB
+	Net  *sip.MemNet
+	last int // UAs so far
+}
+
+// New makes a network without faults. It must be called within synctest.Test;
+// what is on it ends with the test.
+func New(t testing.TB) *World { return NewFaulty(t, 1, sip.Fault{}) }
+
+// NewFaulty makes a network whose faults are drawn from a seed.
+func NewFaulty(t testing.TB, seed uint64, fault sip.Fault) *World {
+	w := &World{T: t, Net: sip.NewMemNet(seed, fault)}
+	t.Cleanup(w.Net.Close)
+	return w
+}
+
+// Settle lets d pass and then waits until nobody has anything to do.
+func (w *World) Settle(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// Node is a running server.
+type Node struct {
+	*server.Server
+	Addr  netip.AddrPort
+	w     *World
+	cfg   server.Config
+	opts  []server.Option
+	net   *network
+	admin http.Handler
+}
+
+// Node starts a server at an address, port 5060, for example.com, open to
+// everybody, with an empty memory store, and with nobody at example.org, unless
+// change says otherwise.
+func (w *World) Node(ip string, change func(*server.Config), opts ...server.Option) *Node {
+	w.T.Helper()
+	addr := netip.AddrPortFrom(netip.MustParseAddr(ip), 5060)
+	cfg := server.Default()
+	cfg.Listen, cfg.HTTP, cfg.Domain = []string{"udp:" + addr.String()}, "", []string{"example.com"}
+	cfg.Store, cfg.PresenceAuth, cfg.Trust = "memory", "open", []string{"192.0.2.0/24"}
+	cfg.XCAPRoot = []string{"http://xcap.example.com/xcap-root"}
+	cfg.Remote = map[string]string{"example.org": "sip:192.0.2.99:5060"} // names are not looked up in a bubble
+	if change != nil {
+		change(&cfg)
+	}
+	n := &Node{Addr: addr, w: w, cfg: cfg, opts: opts}
+	n.start()
+	return n
+}
+
+// start makes and starts the server of a node.
+func (n *Node) start() {
+	t := n.w.T
+	t.Helper()
+	attach := func(recv sip.Receiver) server.Network {
+		n.net = &network{net: n.w.Net, recv: recv}
+		return n.net
+	}
+	s, err := server.New(n.cfg, slog.New(slog.NewTextHandler(testLog{t}, nil)), append(slices.Clone(n.opts), server.OnNetwork(attach))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	n.Server, n.admin = s, s.Handler()
+	synctest.Wait()
+	t.Cleanup(func() {
+		s.Stop(context.Background())
+		h := &Node{w: n.w, admin: s.Handler()}
+		for _, name := range []string{"panics", "revived", "two_in_flight"} {
+			if v := h.Metric("dialog_" + name + "_total"); v != 0 {
+				t.Errorf("server %v: %v %s, want 0", n.Addr, v, name)
+			}
+		}
+	})
+}
+
+// Restart stops the server in order, lets pause pass and starts it again on
+// the same store.
+func (n *Node) Restart(pause time.Duration) {
+	n.w.T.Helper()
+	if err := n.Stop(context.Background()); err != nil {
+		n.w.T.Errorf("stop: %v", err)
+	}
+	time.Sleep(pause)
+	n.start()
+}
+
+// Crash cuts the server off in the middle of whatever it does, lets pause pass
+// and starts another one on what is in its database file now.
+func (n *Node) Crash(pause time.Duration) {
+	t := n.w.T
+	t.Helper()
+	n.net.cut()
+	from := strings.TrimPrefix(n.cfg.Store, "sqlite:")
+	to := filepath.Join(t.TempDir(), "crashed.db")
+	for _, suffix := range []string{"", "-wal"} {
+		b, err := os.ReadFile(from + suffix)
+		if err == nil {
+			err = os.WriteFile(to+suffix, b, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.Stop(context.Background()) // what it does from now on nobody sees
+	time.Sleep(pause)
+	n.cfg.Store = "sqlite:" + to
+	n.start()
+}
+
+// testLog puts a server's log into the test's.
+type testLog struct{ t testing.TB }
+
+func (l testLog) Write(b []byte) (int, error) {
+	l.t.Log(strings.TrimSpace(string(b)))
+	return len(b), nil
+}
+
+// network is one server's part of the network.
+type network struct {
+	net  *sip.MemNet
+	recv sip.Receiver
+	host *sip.MemHost
+	addr netip.AddrPort
+	dead atomic.Bool
+}
+
+// cut ends the server's part of the network.
+func (n *network) cut() {
+	n.dead.Store(true)
+	n.net.Host(n.addr, nil)
+}
+
+func (n *network) Listen(_ sip.Proto, addr string) (netip.AddrPort, error) {
+	var err error
+	if n.addr, err = netip.ParseAddrPort(addr); err == nil {
+		n.host = n.net.Host(n.addr, n.recv)
+	}
+	return n.addr, err
+}
+
+func (n *network) Send(f sip.Flow, b []byte, token uint64) error {
+	if f.Proto != sip.UDP {
+		return fmt.Errorf("no %v here", f.Proto)
+	}
+	if n.dead.Load() {
+		return nil
+	}
+	return n.host.Send(f, b, token)
+}
+
+func (n *network) Close() {
+	if !n.dead.Load() {
+		n.cut()
+	}
+}
+
+// do asks the admin API without a socket.
+func (n *Node) do(method, path, body string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	r.RemoteAddr = "127.0.0.1:1"
+	rec := httptest.NewRecorder()
+	n.admin.ServeHTTP(rec, r)
+	return rec
+}
+
+// Get asks the admin API and returns its status. into may be nil.
+func (n *Node) Get(path string, into any) int {
+	n.w.T.Helper()
+	r := n.do("GET", path, "").Result()
+	body, _ := io.ReadAll(r.Body)
+	if into != nil {
+		if err := json.Unmarshal(body, into); err != nil {
+			n.w.T.Fatalf("%s: %v in %q", path, err, body)
+		}
+	}
+	return r.StatusCode
+}
+
+// Metric reads one metric without its prefix rollcall_; labels belong to the
+// name.
+func (n *Node) Metric(name string) float64 {
+	n.w.T.Helper()
+	for line := range strings.Lines(n.do("GET", "/metrics", "").Body.String()) {
+		if rest, ok := strings.CutPrefix(line, "rollcall_"+name+" "); ok {
+			var v float64
+			fmt.Sscan(rest, &v)
+			return v
+		}
+	}
+	n.w.T.Fatalf("no metric %s", name)
+	return 0
+}
+
+// Put writes an XCAP document and lets that take effect.
+func (n *Node) Put(selector, body string) {
+	n.w.T.Helper()
+	if rec := n.do("PUT", "/xcap-root/"+selector, body); rec.Code >= 300 {
+		n.w.T.Fatalf("PUT %s: %d %s", selector, rec.Code, rec.Body)
+	}
+	synctest.Wait()
+}
+
+// Delete removes an XCAP document and lets that take effect.
+func (n *Node) Delete(selector string) {
+	n.w.T.Helper()
+	if rec := n.do("DELETE", "/xcap-root/"+selector, ""); rec.Code >= 300 {
+		n.w.T.Fatalf("DELETE %s: %d %s", selector, rec.Code, rec.Body)
+	}
+	synctest.Wait()
+}
+
+// List writes an rls-services document of one global service.
+func (n *Node) List(uri string, members ...string) {
+	n.w.T.Helper()
+	n.Put("rls-services/global/index", Services(Service(uri, members...)))
+}
+
+// CheckIdle reports whatever is still held for a watcher (RL-37).
+func (n *Node) CheckIdle() {
+	n.w.T.Helper()
+	synctest.Wait()
+	for _, name := range []string{"dialog_subscriptions", "dialog_remote_subscriptions", "rls_views", "rls_members", "pa_watchers"} {
+		if v := n.Metric(name); v != 0 {
+			n.w.T.Errorf("RL-37 server %v: %s is %v, want 0", n.Addr, name, v)
+		}
+	}
+}
+
+// Services is an rls-services document.
+func Services(services ...string) string {
+	return `<?xml version="1.0" encoding="UTF-8"?>
+<rls-services xmlns="urn:ietf:params:xml:ns:rls-services" xmlns:rl="urn:ietf:params:xml:ns:resource-lists">` +
+		strings.Join(services, "") + `</rls-services>`
+}
+
+// Service is a service with an inline list for presence. A member is a URI, or
+// a URI, a space and its display name.
+func Service(uri string, members ...string) string { return ServiceFor("presence", uri, members...) }
+
+// ServiceFor is a service for another package.
+func ServiceFor(pkg, uri string, members ...string) string {
+	return `<service uri="` + uri + `"><list>` + Entries(members...) + `</list><packages><package>` + pkg + `</package></packages></service>`
+}
+
+// ServiceRef is a service whose list is elsewhere.
+func ServiceRef(uri, ref string) string {
+	return `<service uri="` + uri + `"><resource-list>` + ref + `</resource-list></service>`
+}
+
+// Entries are the entries of a list, in the namespace that rl is bound to.
+func Entries(members ...string) string {
+	var b strings.Builder
+	for _, m := range members {
+		uri, name, named := strings.Cut(m, " ")
+		fmt.Fprintf(&b, `<rl:entry uri="%s">`, uri)
+		if named {
+			fmt.Fprintf(&b, `<rl:display-name>%s</rl:display-name>`, name)
+		}
+		b.WriteString(`</rl:entry>`)
+	}
+	return b.String()
+}
+
+// ResourceLists is a resource-lists document with one list.
+func ResourceLists(name string, members ...string) string {
+	return `<?xml version="1.0" encoding="UTF-8"?>
+<rl:resource-lists xmlns:rl="urn:ietf:params:xml:ns:resource-lists"><rl:list name="` + name + `">` + Entries(members...) +
+		`</rl:list></rl:resource-lists>`
+}
+
+// PIDF is a small presence document.
+func PIDF(uri, basic, note string) string {
+	return fmt.Sprintf(`<?xml version="1.0" encoding="UTF-8"?>
+<presence xmlns="urn:ietf:params:xml:ns:pidf" entity="%s"><tuple id="t1"><status><basic>%s</basic></status><note>%s</note></tuple></presence>`,
+		uri, basic, note)
+}
