@@ -199,20 +199,21 @@ func (s *Shard) Ended(t *dialog.Turn, id uint64, e dialog.Ending) {
 		return
 	}
 	sub.dialog = 0
-	if !sub.live.IsZero() && t.Now.Sub(sub.live) > settled {
+	lived := !sub.live.IsZero() && t.Now.Sub(sub.live) > settled
+	if lived {
 		sub.retries = 0
 	}
-	switch outcome(e) {
-	case again: // the dialog was lost, not the right to it: nobody needs to know
+	switch v := outcome(e); v {
+	case again, later:
 		sub.retries++
-		if sub.retries <= 1 {
+		// A dialog that was well and got lost is replaced without a word, if
+		// that works: nobody needs to know.
+		lost := v == again || lived && e.Status != 0 && e.RetryAfter == 0
+		if lost && sub.retries == 1 {
 			s.g.stats.Retried.Add(1)
 			s.open(t, sub)
 			return
 		}
-		s.later(t, sub, e.RetryAfter)
-	case later:
-		sub.retries++
 		s.later(t, sub, e.RetryAfter)
 	case rejected:
 		s.over(t, sub, dialog.Rejected, 403)
