@@ -319,6 +319,9 @@ func (n *Notifier) flush(now time.Time, fx *effects) {
 	if !n.owed || n.inFlight || n.phase <= phaseWaiting || n.phase == phaseGone {
 		return
 	}
+	if n.phase != phaseTerminated && !now.Before(n.expires) { // the timer has a grain, and a restart takes time
+		n.timer(now, fx)
+	}
 	if n.resumed && n.phase != phaseTerminated { // there is nothing to show yet
 		return
 	}

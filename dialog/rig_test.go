@@ -73,7 +73,9 @@ func newRig(t *testing.T, net *sip.MemNet, addr netip.AddrPort, change func(*Opt
 			}
 			return Identity{URI: u.Key()}, nil
 		},
-		LocalFor: func(p sip.Proto) sip.Flow { return sip.Flow{Proto: p, Local: addr} },
+		FlowTo: func(p sip.Proto, remote netip.AddrPort) (sip.Flow, error) {
+			return sip.Flow{Proto: p, Local: addr, Remote: remote}, nil
+		},
 	}
 	if change != nil {
 		change(&opt)
@@ -414,6 +416,19 @@ func (s *fakeStore) row(t *testing.T) SubscriptionRow {
 		return r
 	}
 	panic("unreachable")
+}
+
+// begun and done count the commits.
+func (s *fakeStore) begun() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.entered
+}
+
+func (s *fakeStore) done() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.commits
 }
 
 func (s *fakeStore) count() int {

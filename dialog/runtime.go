@@ -5,6 +5,7 @@ import (
 	"errors"
 	"hash/fnv"
 	"log/slog"
+	"net/netip"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -54,8 +55,8 @@ type Options struct {
 	Key func(uri []byte) (key string, local bool, err error)
 	// Identify tells who sent a request, or why it is refused.
 	Identify func(m *sip.Message) (Identity, *Error)
-	// LocalFor is the address to send from on a transport.
-	LocalFor func(p sip.Proto) sip.Flow
+	// FlowTo is the flow for a new request to an address (sip.Endpoint.FlowTo).
+	FlowTo func(p sip.Proto, remote netip.AddrPort) (sip.Flow, error)
 	// Resolve finds where a URI's requests go (RFC 3263). It may block.
 	Resolve func(ctx context.Context, uri string) (sip.Flow, error)
 

@@ -137,7 +137,7 @@ func (r *remote) nextHop() string {
 
 func (sh *shard) sendSubscribe(t *Turn, r *remote, expires time.Duration) {
 	if !r.found {
-		flow, err := sip.LiteralHop(r.nextHop(), sh.rt.opt.LocalFor)
+		flow, err := sh.flowTo(r.nextHop())
 		if err != nil {
 			sh.seekHop(t, r, expires, err)
 			return

@@ -548,7 +548,7 @@ func (sh *shard) hop(t *Turn, s *subscription) (sip.Flow, bool) {
 		return s.flow, true
 	}
 	next := s.nextHop()
-	flow, err := sip.LiteralHop(next, sh.rt.opt.LocalFor)
+	flow, err := sh.flowTo(next)
 	if err == nil {
 		return flow, true
 	}
@@ -589,6 +589,15 @@ func (s *subscription) nextHop() string {
 		return first
 	}
 	return s.row.RemoteTarget
+}
+
+// flowTo is the flow to a URI whose host is an address.
+func (sh *shard) flowTo(uri string) (sip.Flow, error) {
+	proto, remote, err := sip.LiteralHop(uri)
+	if err != nil {
+		return sip.Flow{}, err
+	}
+	return sh.rt.opt.FlowTo(proto, remote)
 }
 
 // unsent reports a NOTIFY that could not be sent, in a turn of its own: the

@@ -456,8 +456,8 @@ func TestPoll(t *testing.T) {
 		m := c.subscribe(200, "Expires: 0")
 		wantHeader(t, m, sip.HdrExpires, "0")
 		c.wantNotify("terminated;reason=timeout", "first")
-		if r.store.entered != 0 || len(r.src.detached) != 1 {
-			t.Errorf("EV-10: %d commits, detached %v", r.store.entered, r.src.detached)
+		if r.store.begun() != 0 || len(r.src.detached) != 1 {
+			t.Errorf("EV-10: %d commits, detached %v", r.store.begun(), r.src.detached)
 		}
 		c.subscribe(481)
 		r.set(alice, active("second"))

@@ -47,7 +47,6 @@ type Server struct {
 	network  Network
 	sources  []xcapclient.Source // on top of the configured ones
 	rt       *dialog.Runtime
-	hop      map[sip.Proto]netip.AddrPort // local address to send from
 	addrs    []string
 	web      *http.Server
 	open     chan struct{} // closed when messages may be handled
@@ -62,6 +61,8 @@ type Network interface {
 	sip.Sender
 	// Listen binds an address; what arrives there is received from then on.
 	Listen(proto sip.Proto, addr string) (netip.AddrPort, error)
+	// FlowTo is the flow for a new request to an address.
+	FlowTo(proto sip.Proto, remote netip.AddrPort) (sip.Flow, error)
 	Close()
 }
 
@@ -85,7 +86,7 @@ func New(cfg Config, log *slog.Logger, opts ...Option) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, set: set, log: log, hop: make(map[sip.Proto]netip.AddrPort), open: make(chan struct{})}
+	s := &Server{cfg: cfg, set: set, log: log, open: make(chan struct{})}
 	for _, opt := range opts {
 		opt(s)
 	}
@@ -188,8 +189,8 @@ func (s *Server) wire() {
 		Log:        s.log.With("component", "dialog"),
 		Components: []func(uint8) dialog.Component{s.agent.Shard, s.lists.Shard, s.gateway.Shard},
 		Route:      s.route, Key: s.key, Identify: s.identify,
-		LocalFor: func(p sip.Proto) sip.Flow { return sip.Flow{Proto: p, Local: s.hop[p]} },
-		Resolve:  s.resolve, ListPace: pace,
+		FlowTo:  s.network.FlowTo,
+		Resolve: s.resolve, ListPace: pace,
 	})
 	s.docs.Watch(s.documentsChanged)
 }
@@ -266,9 +267,6 @@ func (s *Server) resolve(ctx context.Context, uri string) (sip.Flow, error) {
 	if err != nil {
 		return sip.Flow{}, err
 	}
-	if !s.hop[proto].IsValid() {
-		return sip.Flow{}, fmt.Errorf("no %v listener to send from", proto)
-	}
 	host, port := u.Host, sip.HopPort(u)
 	if u.Port == 0 {
 		if _, srv, err := net.DefaultResolver.LookupSRV(ctx, "sip", strings.ToLower(proto.String()), host); err == nil && len(srv) > 0 {
@@ -280,11 +278,12 @@ func (s *Server) resolve(ctx context.Context, uri string) (sip.Flow, error) {
 		return sip.Flow{}, err
 	}
 	for _, ip := range ips {
-		if ip = ip.Unmap(); ip.Is4() == s.hop[proto].Addr().Is4() || s.hop[proto].Addr().IsUnspecified() {
-			return sip.Flow{Proto: proto, Local: s.hop[proto], Remote: netip.AddrPortFrom(ip, port)}, nil
+		var flow sip.Flow
+		if flow, err = s.network.FlowTo(proto, netip.AddrPortFrom(ip.Unmap(), port)); err == nil {
+			return flow, nil
 		}
 	}
-	return sip.Flow{}, fmt.Errorf("no usable address for %s", host)
+	return sip.Flow{}, fmt.Errorf("no usable address for %s: %w", host, err)
 }
 
 // reload reads the list services again until that works.
@@ -348,9 +347,6 @@ func (s *Server) Start(ctx context.Context) (err error) {
 		addr, err := s.network.Listen(l.proto, l.addr)
 		if err != nil {
 			return fmt.Errorf("listen %v:%s: %w", l.proto, l.addr, err)
-		}
-		if !s.hop[l.proto].IsValid() {
-			s.hop[l.proto] = addr
 		}
 		s.addrs = append(s.addrs, strings.ToLower(l.proto.String())+"="+addr.String())
 	}

@@ -118,13 +118,17 @@ func (e *Endpoint) Conns() int {
 
 // Listen binds a UDP or TCP address and starts to receive. Port 0 picks one.
 func (e *Endpoint) Listen(proto Proto, addr string) (netip.AddrPort, error) {
+	family := ""
+	if a, err := netip.ParseAddrPort(addr); err == nil && a.Addr().Is4() {
+		family = "4" // else 0.0.0.0 would listen on IPv6 too
+	}
 	switch proto {
 	case UDP:
-		ua, err := net.ResolveUDPAddr("udp", addr)
+		ua, err := net.ResolveUDPAddr("udp"+family, addr)
 		if err != nil {
 			return netip.AddrPort{}, err
 		}
-		c, err := net.ListenUDP("udp", ua)
+		c, err := net.ListenUDP("udp"+family, ua)
 		if err != nil {
 			return netip.AddrPort{}, err
 		}
@@ -143,7 +147,7 @@ func (e *Endpoint) Listen(proto Proto, addr string) (netip.AddrPort, error) {
 		e.over.Go(func() { e.readPackets(s) })
 		return local, nil
 	case TCP:
-		l, err := net.Listen("tcp", addr)
+		l, err := net.Listen("tcp"+family, addr)
 		if err != nil {
 			return netip.AddrPort{}, err
 		}
@@ -213,17 +217,51 @@ func (s *packetSocket) localFor(remote netip.AddrPort) netip.AddrPort {
 	if a, ok := s.cache.Load(remote.Addr()); ok {
 		return netip.AddrPortFrom(a.(netip.Addr), s.local.Port())
 	}
-	local := s.local.Addr()
-	if c, err := net.Dial("udp", remote.String()); err == nil {
-		local = unmap(c.LocalAddr().(*net.UDPAddr).AddrPort()).Addr()
-		c.Close()
-	}
+	local := routed(s.local, remote)
 	if s.size.Add(1) > 4096 {
 		s.cache.Clear()
 		s.size.Store(1)
 	}
-	s.cache.Store(remote.Addr(), local)
-	return netip.AddrPortFrom(local, s.local.Port())
+	s.cache.Store(remote.Addr(), local.Addr())
+	return local
+}
+
+// routed is the local address that packets to a peer leave from, with the port
+// of a listener on a wildcard.
+func routed(listener, remote netip.AddrPort) netip.AddrPort {
+	c, err := net.Dial("udp", remote.String()) // sends nothing
+	if err != nil {
+		return listener
+	}
+	defer c.Close()
+	return netip.AddrPortFrom(unmap(c.LocalAddr().(*net.UDPAddr).AddrPort()).Addr(), listener.Port())
+}
+
+// FlowTo is the flow over which a new request to an address goes: from the
+// first listener of the transport that is of the address's family.
+func (e *Endpoint) FlowTo(proto Proto, remote netip.AddrPort) (Flow, error) {
+	e.mu.Lock()
+	var locals []netip.AddrPort
+	switch proto {
+	case UDP:
+		for _, s := range e.packets {
+			locals = append(locals, s.local)
+		}
+	case TCP:
+		for _, l := range e.streams {
+			locals = append(locals, unmap(l.Addr().(*net.TCPAddr).AddrPort()))
+		}
+	}
+	e.mu.Unlock()
+	for _, l := range locals {
+		if l.Addr().IsUnspecified() && (l.Addr().Is6() || remote.Addr().Is4()) { // [::] takes both
+			l = routed(l, remote)
+		}
+		if l.Addr().Is4() == remote.Addr().Is4() {
+			return Flow{Proto: proto, Local: l, Remote: remote}, nil
+		}
+	}
+	return Flow{}, fmt.Errorf("sip: no %v listener to reach %v from", proto, remote.Addr())
 }
 
 // parse hands a message on, or refuses a bad one. It returns false when a

@@ -11,11 +11,11 @@ var ErrNotLiteral = errors.New("sip: host is not an address")
 
 // LiteralHop is where requests to a URI go when its host is an IP address: to
 // its port or the default one, over its transport parameter or UDP (RFC 3263
-// section 4.1). localFor gives the local address of a transport.
-func LiteralHop(uri string, localFor func(Proto) Flow) (Flow, error) {
+// section 4.1). The error is ErrNotLiteral for a name.
+func LiteralHop(uri string) (Proto, netip.AddrPort, error) {
 	u, err := ParseURI(uri)
 	if err != nil {
-		return Flow{}, err
+		return 0, netip.AddrPort{}, err
 	}
 	host := u.Host
 	if maddr, ok := u.Param("maddr"); ok {
@@ -23,15 +23,13 @@ func LiteralHop(uri string, localFor func(Proto) Flow) (Flow, error) {
 	}
 	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
 	if err != nil {
-		return Flow{}, ErrNotLiteral
+		return 0, netip.AddrPort{}, ErrNotLiteral
 	}
 	proto, err := TransportOf(u)
 	if err != nil {
-		return Flow{}, err
+		return 0, netip.AddrPort{}, err
 	}
-	f := localFor(proto)
-	f.Proto, f.Remote = proto, netip.AddrPortFrom(addr.Unmap(), HopPort(u))
-	return f, nil
+	return proto, netip.AddrPortFrom(addr.Unmap(), HopPort(u)), nil
 }
 
 // TransportOf is the transport a URI asks for; UDP when it does not say, TLS

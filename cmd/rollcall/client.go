@@ -529,11 +529,11 @@ func (a *agent) contact(user string) string {
 // be reached over our transport, else to the server, which then acts as an
 // outbound proxy. A TCP connection leads to the server alone.
 func (a *agent) hop(uri string) netip.AddrPort {
-	f, err := sip.LiteralHop(uri, func(p sip.Proto) sip.Flow { return sip.Flow{} })
-	if err != nil || a.proto != sip.UDP || f.Proto != sip.UDP || f.Remote.Addr().Is4() != a.local.Addr().Is4() {
+	proto, remote, err := sip.LiteralHop(uri)
+	if err != nil || a.proto != sip.UDP || proto != sip.UDP || remote.Addr().Is4() != a.local.Addr().Is4() {
 		return a.server
 	}
-	return f.Remote
+	return remote
 }
 
 // outgoing is a request to write.

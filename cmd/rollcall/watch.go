@@ -74,8 +74,7 @@ func serverOf(uri string) string {
 	if err != nil || u.Scheme != "sip" {
 		return defaultServer
 	}
-	_, lerr := sip.LiteralHop(uri, func(sip.Proto) sip.Flow { return sip.Flow{} })
-	if lerr != nil && u.Port == 0 {
+	if _, _, err := sip.LiteralHop(uri); err != nil && u.Port == 0 {
 		return defaultServer
 	}
 	return sip.URI{Scheme: "sip", Host: u.Host, Port: u.Port, Params: u.Params}.String()

@@ -84,7 +84,7 @@ func (n *Node) start() {
 		n.net = &network{net: n.w.Net, recv: recv}
 		return n.net
 	}
-	s, err := server.New(n.cfg, slog.New(slog.NewTextHandler(testLog{t}, nil)), append(slices.Clone(n.opts), server.OnNetwork(attach))...)
+	s, err := server.New(n.cfg, Log(t), append(slices.Clone(n.opts), server.OnNetwork(attach))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,6 +138,12 @@ func (n *Node) Crash(pause time.Duration) {
 	n.start()
 }
 
+// Config is a copy of the node's configuration.
+func (n *Node) Config() server.Config { return n.cfg }
+
+// Log is a logger that writes into a test's log.
+func Log(t testing.TB) *slog.Logger { return slog.New(slog.NewTextHandler(testLog{t}, nil)) }
+
 // testLog puts a server's log into the test's.
 type testLog struct{ t testing.TB }
 
@@ -167,6 +173,10 @@ func (n *network) Listen(_ sip.Proto, addr string) (netip.AddrPort, error) {
 		n.host = n.net.Host(n.addr, n.recv)
 	}
 	return n.addr, err
+}
+
+func (n *network) FlowTo(p sip.Proto, remote netip.AddrPort) (sip.Flow, error) {
+	return sip.Flow{Proto: p, Local: n.addr, Remote: remote}, nil
 }
 
 func (n *network) Send(f sip.Flow, b []byte, token uint64) error {

@@ -1,0 +1,629 @@
+package dialog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"rollcall/sip"
+)
+
+func TestWriteThroughHoldsAnswers(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, p := phoneRig(t, nil)
+		block := r.store.hold()
+		c := p.call(bob, alice)
+		text := c.text()
+		p.send(text)
+		time.Sleep(5 * time.Second)
+		p.send(text)
+		if m := c.answer(); m != nil || r.store.begun() != 1 {
+			t.Fatalf("answered before the commit, or no commit: %v", m)
+		}
+		c.wantSilence()
+		step(t, "another shard does not wait", func(t *testing.T) {
+			o := p.call(bob, "sip:carol@example.com")
+			o.method = "OPTIONS"
+			o.subscribe(200)
+		})
+		step(t, "a poll has nothing to store, but must not overtake", func(t *testing.T) {
+			if m := p.call(bob, alice).ask("Expires: 0"); m != nil {
+				t.Errorf("\n%s", m.Raw)
+			}
+		})
+		close(block)
+		settle()
+		if m := c.answer(); m == nil || m.Status() != 200 {
+			t.Fatalf("%v", m)
+		}
+		c.wantNotify("active;expires=3600", "first")
+		p.mu.Lock()
+		in := slices.Clone(p.in)
+		p.mu.Unlock()
+		if len(in) != 2 || in[0].IsRequest() || !in[1].IsRequest() {
+			t.Errorf("the poll's 200 and NOTIFY: %d messages", len(in))
+		}
+		c.subscribe(200, "Expires: 0")
+		c.notified()
+		r.empty()
+	})
+}
+
+// The messages leave in the order of the turns that made them.
+func TestHeldInOrder(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, p := phoneRig(t, nil)
+		block := r.store.hold()
+		var want []string
+		for range 20 {
+			c := p.call(bob, alice)
+			p.send(c.text())
+			want = append(want, "200 "+c.id, "NOTIFY "+c.id)
+		}
+		close(block)
+		settle()
+		var got []string
+		for _, m := range p.in {
+			if m.IsRequest() {
+				got = append(got, "NOTIFY "+string(m.CallID()))
+			} else {
+				got = append(got, fmt.Sprint(m.Status(), " ", string(m.CallID())))
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		if r.store.done() != 2 { // the first while the others gathered
+			t.Errorf("%d commits", r.store.done())
+		}
+	})
+}
+
+func TestWriteBackAnswersAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, p := phoneRig(t, func(o *Options) { o.Durability = WriteBack })
+		block := r.store.hold()
+		c := p.call(bob, alice)
+		c.subscribe(200)
+		c.wantNotify("active;expires=3600", "first")
+		for range 10 {
+			p.call(bob, alice).subscribe(200)
+		}
+		if r.store.begun() != 0 {
+			t.Error("committed at once")
+		}
+		time.Sleep(flushInterval)
+		settle()
+		if r.store.begun() != 1 {
+			t.Errorf("%d commits after %v", r.store.begun(), flushInterval)
+		}
+		close(block)
+		settle()
+		if r.store.count() != 11 || len(r.store.batches) != 1 {
+			t.Errorf("%d rows in %d batches", r.store.count(), len(r.store.batches))
+		}
+	})
+}
+
+func TestMemoryStoresNothing(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, p := phoneRig(t, func(o *Options) { o.Durability, o.Store = Memory, nil })
+		c := p.call(bob, alice)
+		c.subscribe(200)
+		c.wantNotify("active;expires=3600", "first")
+		c.subscribe(200, "Expires: 0")
+		c.wantNotify("terminated;reason=timeout", "first")
+		r.empty()
+	})
+}
+
+func TestStoreFailsAndRecovers(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, p := phoneRig(t, nil)
+		old := p.call(bob, alice)
+		old.subscribe(200)
+		old.notified()
+		r.store.fail(errors.New("disk full"))
+		c := p.call(bob, alice)
+		if m := c.ask(); m != nil {
+			t.Fatalf("answered\n%s", m.Raw)
+		}
+		time.Sleep(20 * time.Second)
+		settle()
+		if r.Healthy() || r.Stats().CommitErrors.Load() < 5 {
+			t.Errorf("healthy %v after %d errors", r.Healthy(), r.Stats().CommitErrors.Load())
+		}
+		c.wantSilence()
+		step(t, "what others are told does not depend on it", func(t *testing.T) {
+			r.set("sip:carol@example.com", active("x"))
+		})
+		r.store.fail(nil)
+		time.Sleep(3 * time.Second)
+		settle()
+		if m := c.answer(); m == nil || m.Status() != 200 || !r.Healthy() || r.store.count() != 2 {
+			t.Fatalf("%v, healthy %v, %d rows", m, r.Healthy(), r.store.count())
+		}
+		// the expires of the NOTIFY are as of its making: the row was not there before
+		if n := c.notified(); n == nil || string(n.Body()) != "first" {
+			t.Fatal("no NOTIFY")
+		}
+	})
+}
+
+func TestStoreOverload(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		full func(r *rig)
+	}{
+		{"too many writes wait", func(r *rig) {
+			r.commit.mu.Lock()
+			r.commit.writes += backlogLimit
+			r.commit.mu.Unlock()
+		}},
+		{"too many messages wait", func(r *rig) {
+			r.Do(alice, func(t *Turn) { t.sh.held = append(t.sh.held, make([]send, heldLimit+1)...) })
+			r.Do(alice, func(t *Turn) {
+				for i := range t.sh.held {
+					t.sh.held[i].after = 1 << 60
+				}
+			})
+		}},
+	} {
+		t.Run(c.name+": 503 for new SUBSCRIBE and PUBLISH", func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				block := make(chan struct{})
+				r, p := phoneRig(t, nil)
+				r.store.block = block
+				call := p.call(bob, alice)
+				call.ask()
+				c.full(r)
+				p.call(bob, alice).ask()
+				pub := p.call(alice, alice)
+				pub.method = "PUBLISH"
+				pub.ask()
+				close(block)
+				r.Do(alice, func(t *Turn) { // let go what is held
+					for i := range t.sh.held {
+						t.sh.held[i].after = 0
+					}
+				})
+				settle()
+				n := 0
+				for p.take(func(m *sip.Message) bool { return m.Status() == 503 && header(m, sip.HdrRetryAfter) == "10" }) != nil {
+					n++
+				}
+				if n != 2 || r.Stats().Overload.Load() != 2 {
+					t.Errorf("%d refused, %d counted", n, r.Stats().Overload.Load())
+				}
+			})
+		})
+	}
+}
+
+// restart stops a rig, with kill as kill -9 would, and starts another one with
+// what is stored.
+func restart(t *testing.T, r *rig, kill bool, change func(*Options)) *rig {
+	t.Helper()
+	if kill {
+		r.kill()
+	} else {
+		r.stop()
+	}
+	store := r.store
+	store.fail(nil)
+	next := newRig(t, r.net, serverAddr, func(o *Options) {
+		o.Store = store
+		if change != nil {
+			change(o)
+		}
+	})
+	next.store = store
+	next.wire.cseq, next.wire.last, next.wire.jump = r.wire.cseq, r.wire.last, true
+	next.src.state = r.src.state
+	for _, row := range slices.Collect(maps.Values(store.rows)) {
+		if err := next.Restore(row, kill); err != nil {
+			t.Error(err)
+		}
+	}
+	settle()
+	return next
+}
+
+func TestCleanRestart(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, p := phoneRig(t, nil)
+		c := p.call(bob, alice)
+		c.subscribe(200, "Event: presence;id=7", "Accept: application/xml, "+pidfType, "User-Agent: Phone/1")
+		c.notified()
+		r.set(alice, active("second"))
+		c.notified()
+		r = restart(t, r, false, nil)
+		if row := r.store.row(t); row.CSeqCeiling != 2 {
+			t.Errorf("CORE-12: exact CSeq not stored: %+v", row)
+		}
+		time.Sleep(time.Minute)
+		step(t, "EV-30 the watcher notices nothing", func(t *testing.T) { c.wantSilence() })
+		if in := r.src.attached; len(in) != 1 || !in[0].Resumed || in[0].Resource != alice || in[0].Watcher.URI != bob || in[0].Accept != "application/xml, "+pidfType {
+			t.Errorf("attached %+v", in)
+		}
+		r.set(alice, active("third"))
+		step(t, "CORE-12, EV-23 CSeq and id go on", func(t *testing.T) {
+			n := c.wantNotify("active;expires=3540", "third")
+			if n.CSeq() != 3 || header(n, sip.HdrEvent) != "presence;id=7" || string(n.From().Tag()) != c.toTag || string(n.To().Tag()) != c.tag {
+				t.Errorf("\n%s", n.Raw)
+			}
+		})
+		step(t, "EV-30 a refresh is honoured", func(t *testing.T) {
+			c.subscribe(200, "Event: presence;id=7")
+			c.wantNotify("active;expires=3600", "third")
+		})
+		step(t, "CORE-13 the remote CSeq is known", func(t *testing.T) {
+			c.cseq -= 2
+			c.subscribe(500, "Event: presence;id=7")
+			c.cseq += 2
+		})
+		c.subscribe(200, "Event: presence;id=7", "Expires: 0")
+		c.wantNotify("terminated;reason=timeout", "third")
+		r.empty()
+	})
+}
+
+func TestKilled(t *testing.T) {
+	for _, durability := range []Durability{WriteThrough, WriteBack} {
+		bubble(t, func(t *testing.T) {
+			mode := func(o *Options) { o.Durability = durability }
+			r, p := phoneRig(t, mode)
+			c := p.call(bob, alice)
+			c.subscribe(200)
+			last := c.notified().CSeq()
+			for i := range 5 {
+				time.Sleep(time.Second)
+				for j := range 100 * i {
+					r.set(alice, active(fmt.Sprint(i, ".", j)))
+					last = c.notified().CSeq()
+				}
+				r = restart(t, r, true, mode)
+				n := c.notified()
+				if n == nil {
+					t.Fatal("EV-30: no NOTIFY after a crash")
+				}
+				if n.CSeq() <= last {
+					t.Fatalf("CORE-12: CSeq %d after %d", n.CSeq(), last)
+				}
+				last = n.CSeq()
+			}
+			c.subscribe(200, "Expires: 0")
+			if n := c.notified(); n.CSeq() != last+1 {
+				t.Errorf("CSeq %d after %d", n.CSeq(), last)
+			}
+			r.empty()
+			if r.store.count() != 0 {
+				t.Error("the row is still there")
+			}
+		})
+	}
+}
+
+// A crash at any moment: no CSeq above the stored ceiling ever leaves, not even
+// in write-back and not for the last NOTIFY of a subscription, whose row may be
+// brought back by the crash (CORE-12).
+func TestCeilingBeforeNotify(t *testing.T) {
+	for _, durability := range []Durability{WriteThrough, WriteBack} {
+		bubble(t, func(t *testing.T) {
+			r, p := phoneRig(t, func(o *Options) { o.Durability = durability })
+			c := p.call(bob, alice)
+			c.subscribe(200)
+			time.Sleep(time.Second)
+			checked := 0
+			r.wire.fail = func(_ sip.Flow, m *sip.Message) error {
+				if m.Method() != sip.NOTIFY {
+					return nil
+				}
+				r.store.mu.Lock()
+				defer r.store.mu.Unlock()
+				row, stored := r.store.rows[c.toTag]
+				if stored && m.CSeq() > row.CSeqCeiling {
+					t.Errorf("CSeq %d left with the ceiling at %d", m.CSeq(), row.CSeqCeiling)
+				}
+				checked++
+				return nil
+			}
+			for i := range 2*cseqBlock - 1 { // up to the second ceiling exactly
+				r.set(alice, active(fmt.Sprint(i)))
+			}
+			if row := r.store.row(t); c.p.t != nil && row.CSeqCeiling < 2*cseqBlock {
+				t.Errorf("ceiling %d", row.CSeqCeiling)
+			}
+			r.Do(alice, func(t *Turn) {
+				for _, s := range t.sh.subs {
+					s.n.ceiling = s.n.cseq // at the very end of the block
+				}
+			})
+			r.store.mu.Lock()
+			row := r.store.rows[c.toTag]
+			row.CSeqCeiling = 2 * cseqBlock
+			r.store.rows[c.toTag] = row
+			r.store.mu.Unlock()
+			block := r.store.hold()
+			p.send(c.text("Expires: 0"))
+			for n := c.notified(); n != nil; n = c.notified() {
+				if strings.HasPrefix(header(n, sip.HdrSubscriptionState), "terminated") {
+					t.Errorf("durability %d: the last NOTIFY left before its row was deleted", durability)
+				}
+			}
+			close(block)
+			settle()
+			c.wantNotify("terminated;reason=timeout", fmt.Sprint(2*cseqBlock-2))
+			if checked < 2*cseqBlock {
+				t.Errorf("%d NOTIFYs checked", checked)
+			}
+		})
+	}
+}
+
+// In write-back what waits for one commit waits for that one only: not for the
+// next, and the next, for as long as there is something to write.
+func TestWriteBackLetsGo(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, p := phoneRig(t, func(o *Options) { o.Durability = WriteBack })
+		c := p.call(bob, alice)
+		c.subscribe(200)
+		c.notified()
+		time.Sleep(time.Second)
+		r.Do(alice, func(t *Turn) {
+			for _, s := range t.sh.subs {
+				s.n.ceiling = s.n.cseq
+			}
+		})
+		first := r.store.hold()
+		r.set(alice, active("second")) // must raise the ceiling
+		c.wantSilence()
+		c2 := p.call(bob, alice)
+		if m := c2.ask(); m != nil {
+			t.Fatal("overtakes what waits")
+		}
+		second := r.store.hold()
+		close(first)
+		settle()
+		c.wantNotify("active;expires=3599", "second")
+		if m := c2.answer(); m == nil {
+			t.Error("waits for a commit it does not depend on")
+		}
+		close(second)
+	})
+}
+
+// What pacing keeps back is sent before a clean stop: after it nobody would
+// know that it was owed.
+func TestStopSendsWhatIsPaced(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, p := phoneRig(t, nil)
+		c := p.call(bob, alice)
+		c.subscribe(200, "Event: presence.winfo", "-Accept")
+		c.notified()
+		r.set(alice, active("second"))
+		c.notified()
+		r.set(alice, active("third"))
+		c.wantSilence()
+		r = restart(t, r, false, nil)
+		if n := c.wantNotify("active;expires=3600", "third"); r.store.row(t).CSeqCeiling != n.CSeq() {
+			t.Errorf("row %+v after CSeq %d", r.store.row(t), n.CSeq())
+		}
+	})
+}
+
+func TestStopWaits(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, p := phoneRig(t, nil)
+		p.notify = func(*sip.Message) int { return 0 }
+		c := p.call(bob, alice)
+		c.subscribe(200)
+		n := c.notified()
+		var stopped sync.WaitGroup
+		start := time.Now()
+		stopped.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			if err := r.Stop(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		time.Sleep(2 * time.Second)
+		if m := c.ask(); m != nil {
+			t.Errorf("a request was taken\n%s", m.Raw)
+		}
+		p.respond(n, 200)
+		stopped.Wait()
+		r.stopped = true
+		if d := time.Since(start); d < 2*time.Second || d > 2100*time.Millisecond {
+			t.Errorf("stopped after %v", d)
+		}
+		if row := r.store.row(t); row.CSeqCeiling != 1 {
+			t.Errorf("row %+v", row)
+		}
+	})
+	bubble(t, func(t *testing.T) { // a watcher that never answers: as after a crash
+		r, p := phoneRig(t, nil)
+		p.notify = func(*sip.Message) int { return 0 }
+		c := p.call(bob, alice)
+		c.subscribe(200)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := r.Stop(ctx); err == nil {
+			t.Error("reported as clean")
+		}
+		r.stopped = true
+		if row := r.store.row(t); row.CSeqCeiling != cseqBlock {
+			t.Errorf("row %+v", row)
+		}
+	})
+}
+
+// An answer that waits for a commit still leaves while the runtime stops.
+func TestStopReleasesAnswers(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, p := phoneRig(t, nil)
+		block := r.store.hold()
+		c := p.call(bob, alice)
+		p.send(c.text())
+		var stopped sync.WaitGroup
+		stopped.Go(func() { r.Stop(t.Context()) })
+		time.Sleep(time.Second)
+		close(block)
+		stopped.Wait()
+		r.stopped = true
+		settle()
+		if m := c.answer(); m == nil || m.Status() != 200 {
+			t.Errorf("%v", m)
+		}
+	})
+}
+
+func TestRestore(t *testing.T) {
+	row := SubscriptionRow{ID: "88112233445566", Shard: 0x88, Event: "presence", Resource: alice, Watcher: bob, CallID: "c@x", LocalURI: alice, RemoteURI: bob,
+		RemoteTag: "r", RemoteTarget: "sip:phone@192.0.2.1:5070", LocalContact: "sip:192.0.2.9:5060", RemoteCSeq: 4, CSeqCeiling: 9, VersionOffset: 1}
+	for _, c := range []struct {
+		name   string
+		change func(r *SubscriptionRow)
+		to     netip.AddrPort
+		state  string
+		uri    string
+	}{
+		{name: "by the stored flow", to: proxyAddr, state: "active;expires=600", uri: row.RemoteTarget,
+			change: func(r *SubscriptionRow) { r.Flow = "UDP 192.0.2.9:5060 192.0.2.7:5060" }},
+		{name: "by the remote target", to: phoneAddr, state: "active;expires=600", uri: row.RemoteTarget},
+		{name: "a connection does not survive", to: phoneAddr, state: "active;expires=600", uri: row.RemoteTarget,
+			change: func(r *SubscriptionRow) { r.Flow = "TCP 192.0.2.9:5060 192.0.2.7:5060" }},
+		{name: "by the route set", to: proxyAddr, state: "active;expires=600", uri: row.RemoteTarget,
+			change: func(r *SubscriptionRow) { r.RouteSet = "<sip:192.0.2.7;lr>, <sip:p2.example.org;lr>" }},
+		{name: "EV-11 expired meanwhile", to: phoneAddr, state: "terminated;reason=timeout", uri: row.RemoteTarget,
+			change: func(r *SubscriptionRow) { r.ExpiresMS = 1 }},
+		{name: "the resource is gone", to: phoneAddr, state: "terminated;reason=noresource", uri: row.RemoteTarget,
+			change: func(r *SubscriptionRow) { r.Resource = "sip:gone@example.com" }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				net := newNet(t)
+				r := newRig(t, net, serverAddr, nil)
+				r.src.state["sip:gone@example.com"] = Update{State: Terminated, Reason: NoResource}
+				p := newPhone(t, net, c.to)
+				row := row
+				row.Shard = ShardOf(alice)
+				row.ID = fmt.Sprintf("%02x112233445566", row.Shard)
+				row.ExpiresMS = time.Now().Add(10 * time.Minute).UnixMilli()
+				if c.change != nil {
+					c.change(&row)
+				}
+				r.store.rows[row.ID] = row
+				if err := r.Restore(row, true); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(10 * time.Millisecond)
+				settle()
+				n := p.take(func(m *sip.Message) bool { return m.IsRequest() })
+				if n == nil {
+					t.Fatal("no NOTIFY")
+				}
+				if header(n, sip.HdrSubscriptionState) != c.state || string(n.RequestURI()) != c.uri || n.CSeq() != 10 || string(n.From().Tag()) != row.ID {
+					t.Errorf("\n%s", n.Raw)
+				}
+			})
+		})
+	}
+	bubble(t, func(t *testing.T) {
+		r, _ := phoneRig(t, nil)
+		for name, change := range map[string]func(*SubscriptionRow){"package": func(r *SubscriptionRow) { r.Event = "conference" }, "id": func(r *SubscriptionRow) { r.ID = "x" }} {
+			row := row
+			change(&row)
+			if r.Restore(row, false) == nil {
+				t.Errorf("restored with a bad %s", name)
+			}
+		}
+	})
+}
+
+// A restored list stays a list: in the row, in Require and for its source, also
+// before the source has answered.
+func TestRestoredList(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		list := listView{}
+		r, p := phoneRig(t, nil)
+		r.src.state[alice] = Update{State: Active, View: list}
+		c := p.call(bob, alice)
+		m := c.subscribe(200, "Supported: eventlist")
+		wantHeader(t, m, sip.HdrRequire, "eventlist")
+		wantHeader(t, c.wantNotify("active;expires=3600", "list version 0 full true"), sip.HdrRequire, "eventlist")
+		r.set(alice, Update{State: Active, View: list})
+		c.wantNotify("active;expires=3600", "list version 1 full false")
+		for i := range 2 {
+			r.stop()
+			silent := func(o *Options) {}
+			next := restart(t, r, false, silent)
+			_ = next
+			r = next
+			if in := r.src.attached; len(in) != 1 || !in[0].EventList {
+				t.Fatalf("restart %d: attached %+v", i, in)
+			}
+			m := c.subscribe(200, "Supported: eventlist")
+			wantHeader(t, m, sip.HdrRequire, "eventlist")
+			wantHeader(t, c.wantNotify("active;expires=3600", fmt.Sprintf("list version %d full true", 2+i)), sip.HdrRequire, "eventlist")
+			if !r.store.row(t).List {
+				t.Error("the row forgot that it is a list")
+			}
+		}
+	})
+	bubble(t, func(t *testing.T) { // refreshed while the source is silent
+		r, p := phoneRig(t, nil)
+		r.src.state[alice] = Update{State: Active, View: listView{}}
+		c := p.call(bob, alice)
+		c.subscribe(200, "Supported: eventlist")
+		c.notified()
+		r.stop()
+		row := r.store.row(t)
+		next := newRig(t, r.net, serverAddr, func(o *Options) { o.Store = r.store })
+		next.src.silent = true
+		next.Restore(row, false)
+		settle()
+		m := c.subscribe(200, "Supported: eventlist")
+		wantHeader(t, m, sip.HdrRequire, "eventlist")
+		c.wantSilence()
+		if !r.store.row(t).List {
+			t.Error("the row forgot that it is a list")
+		}
+		next.src.state[alice] = Update{State: Active, View: listView{}}
+		next.set(alice, Update{State: Active, View: listView{}})
+		wantHeader(t, c.wantNotify("active;expires=3600", "list version 1 full true"), sip.HdrRequire, "eventlist")
+	})
+}
+
+// listView is the content of a list that shows what it was asked for.
+type listView struct{}
+
+func (listView) EventList() bool { return true }
+
+func (listView) Render(dst []byte, v View) ([]byte, string) {
+	return fmt.Appendf(dst, "list version %d full %v", v.Version, v.Full), "multipart/related"
+}
+
+func TestSubscriptionInfo(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, p := phoneRig(t, nil)
+		c := p.call(bob, alice)
+		c.subscribe(200, "User-Agent: "+strings.Repeat("x", 300))
+		c.notified()
+		r.Do(alice, func(turn *Turn) {
+			in := turn.Subscriptions()
+			if len(in) != 1 || in[0].Dialog != c.toTag || in[0].Resource != alice || in[0].Watcher != bob || in[0].State != "active" || in[0].CSeq != 1 ||
+				in[0].CallID != c.id || in[0].InFlight || len(in[0].Agent) != 120 {
+				t.Errorf("%+v", in)
+			}
+		})
+	})
+}
