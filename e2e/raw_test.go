@@ -299,3 +299,38 @@ func TestUntrustedPeer(t *testing.T) {
 		t.Errorf("SUBSCRIBE: %d, want 403", a.Status())
 	}
 }
+
+// TestListAppears: a URI that was a presentity becomes a list while it is
+// watched. The nature of a subscription never changes (RL-09), so its watcher
+// is sent away to come back at once (EV-31).
+func TestListAppears(t *testing.T) {
+	dir := documents(t, nil)
+	in := start(t, "--domain", "example.com", "--store", "memory", "--presence-auth", "open", "--xcap", dir)
+	u := newUA(t, in.addr)
+	const uri = "sip:late@example.com"
+	d := u.dialog("sip:adam@example.com", uri)
+	if a := u.subscribe(d, 600, listHeaders...); a.Status() != 200 || a.Header("Require") != "" {
+		t.Fatalf("SUBSCRIBE to a presentity: %s", a.Raw)
+	}
+	if n, ok := u.notify(d, 5*time.Second); !ok || n.ContentType() != "application/pidf+xml" {
+		t.Fatalf("not a presentity's NOTIFY: %s", n.Raw)
+	}
+	put(t, dir, "rls-services/global/index", service(uri, "sip:joe@example.com"))
+	n, ok := u.notify(d, 5*time.Second)
+	if state, p := n.SubscriptionState(); !ok || state != "terminated" || p["reason"] != "deactivated" {
+		t.Fatalf("Subscription-State is %q, want terminated;reason=deactivated", n.Header("Subscription-State"))
+	}
+	d = u.dialog("sip:adam@example.com", uri)
+	if a := u.subscribe(d, 600, listHeaders...); a.Status() != 200 || a.Header("Require") != "eventlist" {
+		t.Fatalf("SUBSCRIBE to the list: %s", a.Raw)
+	}
+	n, _ = u.notify(d, 5*time.Second)
+	v := newView(t, uri)
+	v.apply(n)
+	if !v.holds(map[string]string{"sip:joe@example.com": "active closed"}) {
+		t.Errorf("list is %v", v.state)
+	}
+	u.subscribe(d, 0)
+	u.notify(d, 5*time.Second)
+	in.idle()
+}

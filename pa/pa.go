@@ -153,7 +153,7 @@ type watcher struct {
 	handling policy.Handling
 	view     policy.Transform
 	event    string // of winfo: subscribe or approved
-	reported bool   // by winfo
+	reported bool   // by winfo, perhaps before a restart
 	member   bool   // of a list: stays when it is blocked, for the day it is not
 }
 
@@ -210,7 +210,8 @@ func (s *Shard) Attach(t *dialog.Turn, in dialog.Interest, to dialog.SinkRef) {
 	if p.watchers[to] == nil {
 		s.a.stats.Watchers.Add(1)
 	}
-	w := &watcher{id: newToken(), uri: in.Watcher.URI, since: t.Now, event: winfo.Subscribe, member: in.Depth > 0}
+	w := &watcher{id: newToken(), uri: in.Watcher.URI, since: t.Now, event: winfo.Subscribe, member: in.Depth > 0,
+		reported: in.Resumed}
 	p.watchers[to] = w
 	sets, ok := s.rules(p.key)
 	if !ok {
@@ -235,6 +236,29 @@ func (s *Shard) Detach(t *dialog.Turn, in dialog.Interest, to dialog.SinkRef) {
 		s.watcherGone(t, p, w, winfo.Timeout)
 	}
 	delete(p.winfos, to)
+	s.tidy(p)
+}
+
+// Released ends every subscription to a resource that somebody else serves
+// from now on, a list for instance. Watchers subscribe anew at once, and then
+// reach whom they should (EV-31).
+func (s *Shard) Released(t *dialog.Turn, resource string) {
+	p := s.all[resource]
+	if p == nil {
+		return
+	}
+	end := func(to dialog.SinkRef) {
+		t.Update(dialog.Update{To: to, State: dialog.Terminated, Reason: dialog.Deactivated})
+	}
+	for to := range p.watchers {
+		end(to)
+	}
+	for to := range p.winfos {
+		end(to)
+	}
+	s.a.stats.Watchers.Add(-int64(len(p.watchers)))
+	clear(p.watchers)
+	clear(p.winfos)
 	s.tidy(p)
 }
 
@@ -364,7 +388,10 @@ func (s *Shard) decide(t *dialog.Turn, p *presentity, to dialog.SinkRef, w *watc
 		return false
 	}
 	s.tell(t, p, to, w)
-	return fresh || w.status() != before
+	if fresh {
+		return !w.reported
+	}
+	return w.status() != before
 }
 
 // tell sends a watcher what it may see now.

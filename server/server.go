@@ -160,7 +160,12 @@ func (s *Server) wire() {
 	s.catalog = rls.NewCatalog(xcapclient.Plain{Source: s.docs}, rls.CatalogOptions{
 		Normalize: s.normalize, Roots: s.roots(), Log: s.log.With("component", "rls"),
 		Changed: func(key string) {
-			s.rt.Post(dialog.ShardOf(key), func(t *dialog.Turn) { t.Component(rlsComponent).(*rls.Shard).ListChanged(t, key) })
+			s.rt.Post(dialog.ShardOf(key), func(t *dialog.Turn) {
+				t.Component(rlsComponent).(*rls.Shard).ListChanged(t, key)
+				if s.catalog.IsService(key) {
+					t.Component(paComponent).(*pa.Shard).Released(t, key)
+				}
+			})
 		},
 	})
 	s.agent = pa.New(pa.Options{Component: paComponent, Mode: s.set.mode, Rules: s.rules, Log: s.log.With("component", "pa")})
@@ -203,7 +208,7 @@ func (s *Server) receive(m *sip.Message) {
 }
 
 // local tells whether a host is one of our domains.
-func (s *Server) local(host string) bool { return s.set.domains[strings.ToLower(host)] }
+func (s *Server) local(host string) bool { return s.set.domains[hostKey(host)] }
 
 // route picks who serves a resource: a list, a local domain, anything else.
 func (s *Server) route(resource string) int {
