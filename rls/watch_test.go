@@ -324,12 +324,13 @@ func TestEmptyListAndNoList(t *testing.T) {
 		if got := single.Next(); got.RLMI != nil || got.Text() != "closed" {
 			t.Errorf("no list: %q", got.Text())
 		}
-		// RL-09: it becomes a list, but not for those who watch it already.
+		// RL-09: it becomes a list, but a subscription never does: those who watch it already must come again.
 		n.Put("rls-services/global/index", servertest.Services(servertest.Service(team), servertest.Service("sip:nolist@example.com", bob)))
-		single.Quiet(10*time.Second, "RL-09")
-		single.Refresh()
-		single.Next()
-		single.Unsubscribe()
+		single.Last("deactivated")
+		list := w.UA(alice).Watch(n, "sip:nolist@example.com")
+		list.Next()
+		list.WantView("RL-09 now a list", state{bob: "closed"})
+		list.Unsubscribe()
 		sub.Unsubscribe()
 		n.CheckIdle()
 	})
