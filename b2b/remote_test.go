@@ -2,6 +2,7 @@ package b2b_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -78,6 +79,44 @@ func TestRemoteMember(t *testing.T) {
 		com.CheckIdle()
 		org.CheckIdle()
 	})
+}
+
+// On a network that loses, doubles and reorders, what the other server says
+// arrives here, and everything ends with the last list.
+func TestRemoteChaos(t *testing.T) {
+	for seed := range uint64(4) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			pair(t, func(w *servertest.World, com, org *servertest.Node) {
+				rng := rand.New(rand.NewPCG(seed, 3))
+				com.List(team, bob, ann, "sip:art@example.org")
+				pubs := map[string]*servertest.Publication{bob: w.UA(bob).Publication(com), ann: w.UA(ann).Publication(org), "sip:art@example.org": w.UA("sip:art@example.org").Publication(org)}
+				want := state{bob: "closed", ann: "closed", "sip:art@example.org": "closed"}
+				w.Net.SetFault(sip.Fault{Loss: 0.2, Duplicate: 0.1, Reorder: 0.3, Jitter: 700 * time.Millisecond, Delay: 10 * time.Millisecond})
+				one, other := w.UA(alice).Watch(com, team), w.UA(bob).Watch(com, team)
+				for i := range 60 {
+					for uri, p := range pubs {
+						if rng.IntN(3) == 0 {
+							p.Say("open", fmt.Sprint("step ", i))
+							want[uri] = fmt.Sprint("open: step ", i)
+						}
+					}
+					if rng.IntN(10) == 0 {
+						one.Refresh()
+					}
+					w.Settle(time.Duration(rng.IntN(2000)) * time.Millisecond)
+				}
+				w.Net.SetFault(sip.Fault{})
+				w.Settle(20 * time.Minute) // a subscription that was lost is tried again by then
+				one.WantView("quiet", want)
+				other.WantView("quiet", want)
+				one.Unsubscribe()
+				other.Unsubscribe()
+				w.Settle(time.Minute)
+				com.CheckIdle()
+				org.CheckIdle()
+			})
+		})
+	}
 }
 
 // RL-30: one subscription there for one watcher, however many lists; one each

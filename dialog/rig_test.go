@@ -39,6 +39,7 @@ type rig struct {
 	*Runtime
 	t       *testing.T
 	net     *sip.MemNet
+	addr    netip.AddrPort
 	src     *fakeSource
 	store   *fakeStore
 	wire    *wire
@@ -53,7 +54,7 @@ func newNet(t *testing.T) *sip.MemNet {
 
 // newRig starts a Runtime at addr. change may alter its options.
 func newRig(t *testing.T, net *sip.MemNet, addr netip.AddrPort, change func(*Options)) *rig {
-	r := &rig{t: t, net: net, src: &fakeSource{state: map[string]Update{}}, store: &fakeStore{rows: map[string]SubscriptionRow{}}}
+	r := &rig{t: t, net: net, addr: addr, src: &fakeSource{state: map[string]Update{}}, store: &fakeStore{rows: map[string]SubscriptionRow{}}}
 	r.wire = &wire{t: t, cseq: map[string]uint32{}, last: map[string]string{}}
 	opt := Options{
 		Store: r.store,
@@ -128,7 +129,9 @@ func (r *rig) empty() {
 		s, c := t.sh.tx.Live()
 		servers += s
 		clients += c
-		sinks += len(t.sh.components[0].(*fakeShard).sinks)
+		if s, ok := t.sh.components[0].(*fakeShard); ok {
+			sinks += len(s.sinks)
+		}
 		if len(t.sh.held) > 0 {
 			r.t.Errorf("shard %d holds %d messages", t.sh.id, len(t.sh.held))
 		}
@@ -234,7 +237,7 @@ type fakeSource struct {
 	attached []Interest        // in the order of attaching
 	detached []Interest
 	silent   bool // Attach is not answered
-	panics   bool // Attach panics
+	panics   bool // Attach panics, and Publish after its answer
 	shards   [Shards]*fakeShard
 
 	published int
@@ -296,7 +299,11 @@ func (s *fakeShard) Publish(t *Turn, r *Request) {
 	if ShardOf(r.Resource) != t.Shard() {
 		panic("PUBLISH in the wrong shard")
 	}
+	r.Keep()
 	t.Reply(r, 200, "", "SIP-ETag", fmt.Sprint("e", s.src.published))
+	if s.src.panics {
+		panic("Publish")
+	}
 }
 
 func (s *fakeShard) hear(user uint64, what string) {

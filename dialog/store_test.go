@@ -86,6 +86,34 @@ func TestHeldInOrder(t *testing.T) {
 	})
 }
 
+// Writes of several turns that are committed together keep their order.
+func TestWritesInOrder(t *testing.T) {
+	for _, durability := range []Durability{WriteThrough, WriteBack} {
+		bubble(t, func(t *testing.T) {
+			r, p := phoneRig(t, func(o *Options) { o.Durability = durability })
+			block := r.store.hold()
+			p.call(bob, "sip:dave@example.com").ask()
+			time.Sleep(time.Second)
+			c := p.call(bob, alice)
+			p.send(c.text())
+			r.Do(alice, func(t *Turn) { // its tag did not arrive: end it as an operator would
+				for _, s := range t.sh.subs {
+					if s.row.CallID == c.id {
+						t.sh.step(t, s, notifierEvent{kind: evUpdate, state: Terminated, reason: Deactivated})
+					}
+				}
+			})
+			settle()
+			close(block)
+			time.Sleep(time.Second)
+			settle()
+			if row := r.store.row(t); row.Resource != "sip:dave@example.com" || r.store.done() != 2 {
+				t.Errorf("%d commits, left %+v", r.store.done(), row)
+			}
+		})
+	}
+}
+
 func TestWriteBackAnswersAtOnce(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r, p := phoneRig(t, func(o *Options) { o.Durability = WriteBack })
@@ -218,7 +246,7 @@ func restart(t *testing.T, r *rig, kill bool, change func(*Options)) *rig {
 	}
 	store := r.store
 	store.fail(nil)
-	next := newRig(t, r.net, serverAddr, func(o *Options) {
+	next := newRig(t, r.net, r.addr, func(o *Options) {
 		o.Store = store
 		if change != nil {
 			change(o)

@@ -27,6 +27,7 @@ type subscription struct {
 	lists   bool // the watcher supports eventlist
 	stored  bool
 	dirty   bool
+	waiting bool // a NOTIFY was sent and has no answer yet
 	content Content
 	timer   sip.Timer
 	timerAt time.Time
@@ -74,8 +75,9 @@ func (sh *shard) message(t *Turn, m *sip.Message) {
 // crashed answers the request whose handling panicked, if there is one. Who
 // still refers to its message is not known, so that is not released.
 func (sh *shard) crashed(t *Turn) {
-	if r := sh.handling; r != nil {
-		sh.handling = nil
+	r := sh.handling
+	sh.handling = nil
+	if r != nil && !slices.ContainsFunc(t.sends, func(s send) bool { return s.server == r.Tx }) {
 		t.reply(r.Msg, r.Tx, 500, "", newTag())
 	}
 }
@@ -432,6 +434,10 @@ func (sh *shard) effect(t *Turn, s *subscription, fx *notifierEffect) {
 			t.mustCommit = true
 		}
 	case fxNotify:
+		if s.waiting {
+			sh.rt.stats.TwoInFlight.Add(1)
+		}
+		s.waiting = true
 		sh.notify(t, s, fx.full)
 	case fxTimer:
 		sh.setTimer(t, s, fx.at)
@@ -783,6 +789,7 @@ func retryAfter(m *sip.Message) time.Duration {
 
 // notifyAnswered tells the machine how its NOTIFY ended.
 func (sh *shard) notifyAnswered(t *Turn, s *subscription, status int, wait time.Duration) {
+	s.waiting = false
 	if status < 300 {
 		sh.rt.stats.NotifyOK.Add(1)
 	} else {
@@ -796,6 +803,7 @@ func (sh *shard) notifyAnswered(t *Turn, s *subscription, status int, wait time.
 // the way is known now. When a connection is gone, the remote target may still
 // be reachable.
 func (sh *shard) notifyUnsent(t *Turn, s *subscription, err error) {
+	s.waiting = false
 	if err != nil && s.direct && s.flow.Proto.Reliable() {
 		s.direct, s.row.Flow = false, ""
 		err = nil

@@ -750,18 +750,21 @@ func TestNotifyRoute(t *testing.T) {
 // When it is gone the remote target may be reachable; one that is not is tried
 // less and less often, and is no reason to be busy.
 func TestConnectionGone(t *testing.T) {
+	there := func(context.Context, string) (sip.Flow, error) {
+		return sip.Flow{Proto: sip.TCP, Local: serverAddr, Remote: netip.MustParseAddrPort("192.0.2.1:5071")}, nil
+	}
+	nowhere := func(context.Context, string) (sip.Flow, error) { return sip.Flow{}, errors.New("no such host") }
 	for _, c := range []struct {
 		name, contact string
 		resolve       func(context.Context, string) (sip.Flow, error)
+		later         bool // the transport finds out later that it cannot send
 	}{
-		{"an address", "sip:phone@192.0.2.1:5071;transport=tcp", nil},
-		{"a name", "sip:phone@client.example.org;transport=tcp", func(context.Context, string) (sip.Flow, error) {
-			return sip.Flow{Proto: sip.TCP, Local: serverAddr, Remote: netip.MustParseAddrPort("192.0.2.1:5071")}, nil
-		}},
-		{"a name that is not found", "sip:phone@client.example.org;transport=tcp", func(context.Context, string) (sip.Flow, error) {
-			return sip.Flow{}, errors.New("no such host")
-		}},
-		{"a transport we do not have", "sip:phone@192.0.2.1;transport=ws", nil},
+		{name: "an address", contact: "sip:phone@192.0.2.1:5071;transport=tcp"},
+		{name: "an address, connection refused", contact: "sip:phone@192.0.2.1:5071;transport=tcp", later: true},
+		{name: "DNS-02 a name is looked up each time", contact: "sip:phone@client.example.org;transport=tcp", resolve: there},
+		{name: "DNS-02 a name, connection refused", contact: "sip:phone@client.example.org;transport=tcp", resolve: there, later: true},
+		{name: "a name that is not found", contact: "sip:phone@client.example.org;transport=tcp", resolve: nowhere},
+		{name: "a transport we do not have", contact: "sip:phone@192.0.2.1;transport=ws"},
 	} {
 		t.Run("OB-02 "+c.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
@@ -780,13 +783,17 @@ func TestConnectionGone(t *testing.T) {
 				gone := false
 				var tries []time.Duration
 				start := time.Now()
-				r.wire.next = senderFunc(func(f sip.Flow, b []byte, _ uint64) error {
+				r.wire.next = senderFunc(func(f sip.Flow, b []byte, token uint64) error {
 					m := parse(t, b)
 					if !m.IsRequest() {
 						return nil
 					}
 					if f != conn || gone {
 						tries = append(tries, time.Since(start))
+						if f != conn && c.later {
+							r.Failed(sip.ClientID(token))
+							return nil
+						}
 						return sip.ErrFlowGone
 					}
 					notifies = append(notifies, m)
@@ -817,7 +824,7 @@ func TestConnectionGone(t *testing.T) {
 				r.set(alice, active("second"))
 				time.Sleep(10 * time.Minute)
 				settle()
-				if len(tries) < 1 || len(tries) > 15 || resolved > 15 {
+				if len(tries) < 1 || len(tries) > 15 || resolved > 15 || c.resolve != nil && resolved < 8 {
 					t.Errorf("tried %d times, resolved %d times in ten minutes: %v", len(tries), resolved, tries[:min(len(tries), 20)])
 				}
 			})
@@ -929,8 +936,11 @@ func TestPanic(t *testing.T) {
 		r, p := phoneRig(t, nil)
 		r.src.panics = true
 		p.call(bob, alice).subscribe(500)
+		pub := p.call(alice, alice)
+		pub.method = "PUBLISH"
+		pub.subscribe(200)
 		r.src.panics = false
-		if n := r.Stats().Panics.Load(); n != 1 {
+		if n := r.Stats().Panics.Load(); n != 2 {
 			t.Errorf("%d panics counted", n)
 		}
 		p.call(bob, alice).subscribe(200)
@@ -1021,6 +1031,43 @@ func TestOverload(t *testing.T) {
 			close(block)
 			settle()
 			c3.subscribe(200)
+		})
+	})
+	t.Run("a full mailbox: responses, and requests on a connection", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			r, p := phoneRig(t, nil)
+			p.notify = func(*sip.Message) int { return 0 }
+			c := p.call(bob, alice)
+			c.subscribe(200)
+			n := c.wantNotify("active;expires=3600", "first")
+			block := make(chan struct{})
+			r.Post(ShardOf(alice), func(*Turn) { <-block })
+			settle()
+			o := p.call(bob, alice)
+			o.method = "OPTIONS"
+			for range mailboxLimit {
+				send(r, p, o.text())
+			}
+			p.respond(n, 200)
+			settle()
+			for text, status := range map[string]int{c.text(): 503, strings.ReplaceAll(p.call(bob, alice).text(), "SUBSCRIBE", "ACK"): 0} {
+				m := sip.NewMessage()
+				if err := m.Parse([]byte(strings.ReplaceAll(text, "/UDP", "/TCP")), true); err != nil {
+					t.Fatal(err)
+				}
+				m.Flow = sip.Flow{Proto: sip.TCP, Local: serverAddr, Remote: phoneAddr, Conn: 1}
+				r.Receive(m)
+				settle()
+				m = p.take(func(m *sip.Message) bool { return !m.IsRequest() })
+				if status == 0 && m != nil || status != 0 && (m == nil || m.Status() != status) {
+					t.Errorf("%v, want %d", m, status)
+				}
+			}
+			close(block)
+			time.Sleep(time.Minute)
+			if r.Stats().NotifyOK.Load() != 1 || r.Stats().Subscriptions.Load() != 1 {
+				t.Error("the answer to the NOTIFY was dropped")
+			}
 		})
 	})
 	t.Run("MaxPerShard", func(t *testing.T) {

@@ -108,7 +108,7 @@ func (c *Config) settings() (*settings, error) {
 		if d == "" || strings.ContainsAny(d, " @/") {
 			fault("domain", "%q is not a domain", d)
 		}
-		s.domains[strings.ToLower(strings.TrimSuffix(d, "."))] = true
+		s.domains[hostKey(d)] = true
 	}
 	switch c.Durability {
 	case "write-through":
@@ -176,7 +176,7 @@ func (c *Config) settings() (*settings, error) {
 		if _, err := sip.ParseURI(hop); err != nil {
 			fault("remote", "%s=%s: %v", d, hop, err)
 		}
-		s.remote[strings.ToLower(d)] = hop
+		s.remote[hostKey(d)] = hop
 	}
 	for name, v := range c.NotifyInterval {
 		d, err := time.ParseDuration(v)
@@ -198,6 +198,17 @@ func (c *Config) settings() (*settings, error) {
 		fault("log_level", "%q is none of debug, info, warn, error", c.LogLevel)
 	}
 	return s, errors.Join(errs...)
+}
+
+// hostKey is a host in one spelling: lower case, without brackets or final dot.
+func hostKey(host string) string {
+	host = strings.TrimSuffix(strings.ToLower(strings.Trim(host, "[]")), ".")
+	if strings.IndexByte(host, ':') >= 0 { // IPv6 has many spellings
+		if a, err := netip.ParseAddr(host); err == nil {
+			return a.String()
+		}
+	}
+	return host
 }
 
 func packageOf(name string) *dialog.Package { return dialog.NewRegistry(packages()...).Find(name) }

@@ -1,28 +1,291 @@
 package server_test
 
 import (
+	"context"
+	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"rollcall/server"
 	"rollcall/server/servertest"
+	"rollcall/sip"
 )
 
-func TestTry(t *testing.T) {
-	db := t.TempDir() + "/a.db"
+const (
+	team  = "sip:team@example.com"
+	inner = "sip:inner@example.com"
+	alice = "sip:alice@example.com"
+	bob   = "sip:bob@example.com"
+	carol = "sip:carol@example.com"
+)
+
+type state = map[string]string
+
+// deployment is a server with a database, somebody who publishes, and a watcher
+// of each kind.
+type deployment struct {
+	*servertest.World
+	n                        *servertest.Node
+	bob, carol               *servertest.Publication
+	list, direct, pend, info *servertest.Sub
+}
+
+// deployed runs f with a deployment in which all is quiet.
+func deployed(t *testing.T, change func(*server.Config), f func(d *deployment)) {
+	t.Helper()
+	db := "sqlite:" + t.TempDir() + "/rollcall.db"
 	synctest.Test(t, func(t *testing.T) {
 		w := servertest.New(t)
-		n := w.Node("192.0.2.1", func(c *server.Config) { c.Store = "sqlite:" + db })
-		n.List("sip:team@example.com", "sip:bob@example.com", "sip:carol@example.com")
-		w.Settle(time.Second)
-		bob := w.UA("sip:bob@example.com").Publication(n)
-		bob.Say("open", "here")
-		a := w.UA("sip:alice@example.com")
-		sub := a.Watch(n, "sip:team@example.com")
-		sub.Next()
-		w.Settle(time.Second)
-		sub.Unsubscribe()
-		n.CheckIdle()
+		n := w.Node("192.0.2.1", func(c *server.Config) {
+			c.Store, c.PresenceAuth = db, "allow"
+			if change != nil {
+				change(c)
+			}
+		})
+		n.Put("rls-services/global/index", servertest.Services(servertest.Service(team, bob, carol, inner), servertest.Service(inner, bob)))
+		n.Put("pres-rules/users/sip:carol@example.com/index", `<cr:ruleset xmlns:cr="urn:ietf:params:xml:ns:common-policy" xmlns:pr="urn:ietf:params:xml:ns:pres-rules">
+<cr:rule id="a"><cr:conditions/><cr:actions><pr:sub-handling>confirm</pr:sub-handling></cr:actions></cr:rule></cr:ruleset>`)
+		d := &deployment{World: w, n: n, bob: w.UA(bob).Publication(n), carol: w.UA(carol).Publication(n)}
+		d.bob.Say("open", "one")
+		d.carol.Say("open", "hidden")
+		d.list, d.direct, d.pend = w.UA(alice).Watch(n, team), w.UA(alice).Watch(n, bob), w.UA(alice).Watch(n, carol)
+		d.info = w.UA(bob).Dialog(n, bob)
+		d.info.Event, d.info.Headers = "presence.winfo;id=7", ""
+		d.info.MustSubscribe(3600)
+		d.bob.Say("open", "two")
+		w.Settle(5 * time.Second)
+		for _, s := range d.all() {
+			s.Drain()
+		}
+		f(d)
+	})
+}
+
+func (d *deployment) all() []*servertest.Sub {
+	return []*servertest.Sub{d.list, d.direct, d.pend, d.info}
+}
+
+func (d *deployment) quiet(wait time.Duration, why string) {
+	d.T.Helper()
+	d.Settle(wait)
+	for _, s := range d.all() {
+		s.Quiet(0, why)
+	}
+}
+
+func (d *deployment) members(bobs string) state {
+	return state{bob: bobs, carol: "pending", inner: "list", inner + " > " + bob: bobs}
+}
+
+// After a stop in order and a start clients notice nothing: no NOTIFY until
+// something changes; then CSeq and version go on by one (CORE-12, RL-13, EV-30).
+// servertest checks both in each NOTIFY.
+func TestRestart(t *testing.T) {
+	for _, durability := range []string{"write-through", "write-back"} {
+		for _, pause := range []time.Duration{0, 10 * time.Minute} {
+			t.Run(fmt.Sprint(durability, " ", pause), func(t *testing.T) {
+				deployed(t, func(c *server.Config) { c.Durability = durability }, func(d *deployment) {
+					d.n.Restart(pause)
+					d.quiet(5*time.Minute, "after a restart nothing has changed")
+					if v := d.n.Metric("dialog_subscriptions"); v != 4 {
+						t.Errorf("%v subscriptions came back, want 4", v)
+					}
+					d.list.Expect(servertest.Restart)
+					d.bob.Say("open", "three") // PUB-05: its entity tag is good
+					d.list.Next()
+					d.list.WantView("after the restart", d.members("open: three"))
+					if got := d.direct.Next(); got.Text() != "open: three" {
+						t.Errorf("direct watcher: %q", got.Text())
+					}
+					if m := d.carol.Send("", 3600); m.Status() != 200 {
+						t.Errorf("PUB-02: refresh of a publication after the restart: %d", m.Status())
+					}
+					d.quiet(10*time.Second, "nothing more")
+					for _, s := range d.all() {
+						if m := s.Refresh(); m.Status() != 200 {
+							t.Errorf("EV-30: refresh of %s: %d", s.URI, m.Status())
+						}
+						s.Next()
+					}
+					d.n.Restart(0)
+					d.n.Restart(time.Second)
+					d.quiet(time.Minute, "two more restarts")
+					d.list.Expect(servertest.Restart)
+					for _, s := range d.all() {
+						s.Unsubscribe()
+					}
+					d.n.CheckIdle()
+					d.n.Restart(0)
+					d.n.CheckIdle()
+				})
+			})
+		}
+	}
+}
+
+// What happened while the server was down is told when it is up.
+func TestRestartExpiry(t *testing.T) {
+	deployed(t, nil, func(d *deployment) {
+		short := d.UA(alice).Dialog(d.n, team)
+		short.MustSubscribe(90)
+		short.Next()
+		brief := d.UA("sip:dave@example.com").Publication(d.n)
+		brief.Send(servertest.PIDF("sip:dave@example.com", "open", "brief"), 60)
+		watch := d.UA(alice).Watch(d.n, "sip:dave@example.com")
+		watch.Next()
+		d.Settle(time.Second)
+		d.n.Restart(10 * time.Minute)
+		at := time.Now()
+		// EV-11: the subscription ran out; its watcher is told, with the list (RL-26).
+		short.Expect(servertest.Restart)
+		if got := short.Last("timeout"); got.RLMI == nil {
+			t.Errorf("RL-26: the last NOTIFY has no RLMI")
+		}
+		// The publication, which nobody could refresh meanwhile, has a minute.
+		watch.Quiet(50*time.Second, "the publication is kept for a minute")
+		got := watch.Next()
+		if d := got.At.Sub(at); got.Text() != "closed" || d < time.Minute || d > 62*time.Second {
+			t.Errorf("PUB-14: %q after %v", got.Text(), d)
+		}
+	})
+}
+
+// Lists that changed while the server was down are told.
+func TestRestartListChanged(t *testing.T) {
+	deployed(t, nil, func(d *deployment) {
+		d.n.Restart(0)
+		d.list.Expect(servertest.Restart)
+		d.n.Put("rls-services/global/index", servertest.Services(servertest.Service(team, carol, inner), servertest.Service(inner, bob), servertest.Service("sip:new@example.com")))
+		d.list.Next()
+		d.list.WantView("after", state{carol: "pending", inner: "list", inner + " > " + bob: "open: two"})
+		// A list nested after the restart begins at version 0.
+		d.n.Put("rls-services/global/index", servertest.Services(servertest.Service(team, carol, "sip:new@example.com"), servertest.Service("sip:new@example.com", bob)))
+		d.list.Next()
+		if l := d.list.List().Rows["sip:new@example.com"].List; l == nil || l.Next != 1 {
+			t.Errorf("RL-13: a new nested list begins with %+v", l)
+		}
+	})
+}
+
+// After a crash each watcher gets its whole state again, with a CSeq that was
+// never used and a version above all before.
+func TestCrash(t *testing.T) {
+	for name, last := range map[string]func(d *deployment){
+		"quiet":  func(d *deployment) {},
+		"busy":   func(d *deployment) { d.bob.Say("open", "last words"); d.carol.Say("open", "hidden too") },
+		"silent": func(d *deployment) { d.list.Answer = mute; d.direct.Answer = mute; d.bob.Say("open", "last words") },
+		"used up": func(d *deployment) { // more CSeqs than are reserved at once
+			for i := range 300 {
+				d.bob.Say("open", fmt.Sprint("words ", i))
+				d.Settle(1100 * time.Millisecond)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			deployed(t, nil, func(d *deployment) {
+				last(d)
+				synctest.Wait()
+				used := make([]uint32, 4)
+				for i, s := range d.all() {
+					s.Answer = nil
+					s.Drain()
+					all := s.All()
+					used[i] = all[len(all)-1].CSeq()
+					s.Expect(servertest.Crash)
+				}
+				d.n.Crash(time.Second)
+				w := d.Settle
+				w(time.Second)
+				for i, s := range d.all() {
+					all := s.All()
+					if n := all[len(all)-1]; n.CSeq() <= used[i] {
+						t.Errorf("CORE-12: %s got nothing, or CSeq %d again", s.URI, n.CSeq())
+					}
+					s.Drain()
+				}
+				text := d.direct.All()[len(d.direct.All())-1].Text()
+				if !d.list.List().Full {
+					t.Errorf("RL-14: after a crash not full")
+				}
+				d.list.WantView("after the crash", d.members(text))
+				d.bob.Say("open", "again")
+				d.list.Next()
+				d.list.WantView("after the crash", d.members("open: again"))
+				d.direct.Next()
+				d.quiet(10*time.Second, "nothing more")
+				for _, s := range d.all() {
+					s.Unsubscribe()
+				}
+				d.n.CheckIdle()
+			})
+		})
+	}
+}
+
+func mute(*servertest.Notify) (int, string) { return 0, "" }
+
+// A crash loses nothing that was acknowledged in write-through.
+func TestCrashKeepsWhatWasAcknowledged(t *testing.T) {
+	deployed(t, nil, func(d *deployment) {
+		p := d.UA("sip:dave@example.com").Publication(d.n)
+		p.Say("open", "just now")
+		s := d.UA(alice).Watch(d.n, "sip:dave@example.com")
+		d.Settle(0)
+		for _, x := range append(d.all(), s) {
+			x.Expect(servertest.Crash)
+		}
+		d.n.Crash(0)
+		if m := p.Send("", 600); m.Status() != 200 {
+			t.Errorf("an acknowledged publication is lost: %d", m.Status())
+		}
+		if m := s.Refresh(); m.Status() != 200 {
+			t.Errorf("an acknowledged subscription is lost: %d", m.Status())
+		}
+	})
+}
+
+// What arrives while the server starts waits until everything is recovered.
+func TestRefreshDuringStart(t *testing.T) {
+	deployed(t, nil, func(d *deployment) {
+		if err := d.n.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+		done := make(chan sip.ServerID)
+		go func() {
+			defer close(done)
+			if m := d.direct.Refresh(); m.Status() != 200 {
+				t.Errorf("EV-30: refresh during the start: %d", m.Status())
+			}
+		}()
+		d.Settle(1700 * time.Millisecond) // its retransmissions are on their way
+		d.n.Restart(0)
+		<-done
+		d.direct.Next()
+	})
+}
+
+// A start that fails leaves the store as it was: the next one is still after a
+// stop in order.
+func TestFailedStart(t *testing.T) {
+	deployed(t, nil, func(d *deployment) {
+		if err := d.n.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+		cfg := d.n.Config()
+		cfg.Listen = []string{"udp:203.0.113.1:5060"} // not ours
+		s, err := server.New(cfg, servertest.Log(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Start(context.Background()); err == nil || !strings.Contains(err.Error(), "listen") {
+			t.Errorf("Start: %v", err)
+		}
+		if err := s.Stop(context.Background()); err != nil {
+			t.Errorf("Stop after a failed start: %v", err)
+		}
+		d.n.Restart(0)
+		d.quiet(time.Minute, "the failed start changed nothing")
 	})
 }

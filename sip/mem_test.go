@@ -45,6 +45,28 @@ func TestMemNet(t *testing.T) {
 			t.Errorf("%v, want %v", got, want)
 		}
 	})
+	t.Run("no faults: in order also within an instant", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			net := NewMemNet(1, Fault{Delay: time.Second})
+			defer net.Close()
+			last := uint32(0)
+			net.Host(ourAddr, func(m *Message) {
+				if m.CSeq() != last+1 {
+					t.Errorf("%d after %d", m.CSeq(), last)
+				}
+				last = m.CSeq()
+			})
+			host := net.Host(peerAddr, nil)
+			for i := range 50 {
+				host.Send(Flow{Remote: ourAddr}, []byte(request(map[string]string{"CSeq": fmt.Sprint(i+1, " SUBSCRIBE")})), 0)
+			}
+			time.Sleep(2 * time.Second)
+			synctest.Wait()
+			if last != 50 {
+				t.Errorf("%d arrived", last)
+			}
+		})
+	})
 	t.Run("faults are seeded and repeatable", func(t *testing.T) {
 		fault := Fault{Loss: 0.2, Duplicate: 0.1, Reorder: 0.3, Delay: time.Millisecond, Jitter: 200 * time.Millisecond}
 		a, b, c := memRun(t, 1, fault, 1000), memRun(t, 1, fault, 1000), memRun(t, 2, fault, 1000)

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"testing/synctest"
 	"time"
 
 	"rollcall/pa/pidf"
@@ -27,7 +26,7 @@ type UA struct {
 	AOR  string
 	Addr netip.AddrPort
 	w    *World
-	host *sip.MemHost
+	host sip.Sender
 
 	mu      sync.Mutex
 	serial  int
@@ -38,8 +37,19 @@ type UA struct {
 
 // UA puts a phone on the network.
 func (w *World) UA(aor string) *UA {
-	u := &UA{AOR: aor, Addr: w.nextAddr(), w: w, waiting: make(map[string]chan Msg), served: make(map[string][]byte), subs: make(map[string]*Sub)}
-	u.host = w.Net.Host(u.Addr, u.receive)
+	u := &UA{AOR: aor, w: w, waiting: make(map[string]chan Msg), served: make(map[string][]byte), subs: make(map[string]*Sub)}
+	if w.Net != nil {
+		u.Addr = w.nextAddr()
+		u.host = w.Net.Host(u.Addr, u.receive)
+		return u
+	}
+	e := sip.NewEndpoint(sip.EndpointOptions{Receive: u.receive})
+	var err error
+	if u.Addr, err = e.Listen(sip.UDP, "127.0.0.1:0"); err != nil {
+		w.T.Fatal(err)
+	}
+	w.T.Cleanup(e.Close)
+	u.host = e
 	return u
 }
 
@@ -481,7 +491,7 @@ func poke(wake chan struct{}) {
 
 // Drain reads what is there.
 func (s *Sub) Drain() {
-	synctest.Wait()
+	s.u.w.wait()
 	s.u.mu.Lock()
 	defer s.u.mu.Unlock()
 	s.read = len(s.all)

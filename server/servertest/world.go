@@ -22,11 +22,12 @@ import (
 	"rollcall/sip"
 )
 
-// World is a network in memory. Everything on it belongs to one bubble.
+// World is a network in memory. Everything on it belongs to one bubble. A World
+// made by NewReal is that of loopback sockets, in real time.
 type World struct {
 	T    testing.TB
-	Net  *sip.MemNet
-	last int // UAs so far
+	Net  *sip.MemNet // nil on sockets
+	last int         // UAs so far
 }
 
 // New makes a network without faults. It must be called within synctest.Test;
@@ -40,10 +41,30 @@ func NewFaulty(t testing.TB, seed uint64, fault sip.Fault) *World {
 	return w
 }
 
-// Settle lets d pass and then waits until nobody has anything to do.
+// NewReal is for UAs that talk over loopback sockets to a server that a test
+// started by itself.
+func NewReal(t testing.TB) *World { return &World{T: t} }
+
+// Of is the Node of a server on sockets.
+func (w *World) Of(s *server.Server) *Node {
+	addr, err := netip.ParseAddrPort(strings.TrimPrefix(s.Addrs()[0], "udp="))
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	return &Node{Server: s, Addr: addr, w: w, admin: s.Handler()}
+}
+
+// Settle lets d pass and then, in a bubble, waits until nobody has anything to
+// do.
 func (w *World) Settle(d time.Duration) {
 	time.Sleep(d)
-	synctest.Wait()
+	w.wait()
+}
+
+func (w *World) wait() {
+	if w.Net != nil {
+		synctest.Wait()
+	}
 }
 
 // Node is a running server.
@@ -92,7 +113,7 @@ func (n *Node) start() {
 		t.Fatal(err)
 	}
 	n.Server, n.admin = s, s.Handler()
-	synctest.Wait()
+	n.w.wait()
 	t.Cleanup(func() {
 		s.Stop(context.Background())
 		h := &Node{w: n.w, admin: s.Handler()}
@@ -195,33 +216,56 @@ func (n *network) Close() {
 	}
 }
 
-// do asks the admin API without a socket.
-func (n *Node) do(method, path, body string) *httptest.ResponseRecorder {
+// Do asks the admin API, or XCAP, without a socket. header may be nil.
+func (n *Node) Do(method, path string, header http.Header, body string) *http.Response {
+	return n.do("127.0.0.1:1", method, path, header, body)
+}
+
+// DoFrom is Do for another peer.
+func (n *Node) DoFrom(remote, method, path string) *http.Response {
+	return n.do(remote, method, path, nil, "")
+}
+
+func (n *Node) do(remote, method, path string, header http.Header, body string) *http.Response {
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
-	r.RemoteAddr = "127.0.0.1:1"
+	r.RemoteAddr = remote
+	for k, v := range header {
+		r.Header[k] = v
+	}
 	rec := httptest.NewRecorder()
 	n.admin.ServeHTTP(rec, r)
-	return rec
+	n.w.wait()
+	return rec.Result()
+}
+
+func (n *Node) text(method, path, body string) (status int, text string) {
+	n.w.T.Helper()
+	r := n.Do(method, path, nil, body)
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		n.w.T.Error(err)
+	}
+	return r.StatusCode, string(b)
 }
 
 // Get asks the admin API and returns its status. into may be nil.
 func (n *Node) Get(path string, into any) int {
 	n.w.T.Helper()
-	r := n.do("GET", path, "").Result()
-	body, _ := io.ReadAll(r.Body)
+	status, body := n.text("GET", path, "")
 	if into != nil {
-		if err := json.Unmarshal(body, into); err != nil {
+		if err := json.Unmarshal([]byte(body), into); err != nil {
 			n.w.T.Fatalf("%s: %v in %q", path, err, body)
 		}
 	}
-	return r.StatusCode
+	return status
 }
 
 // Metric reads one metric without its prefix rollcall_; labels belong to the
 // name.
 func (n *Node) Metric(name string) float64 {
 	n.w.T.Helper()
-	for line := range strings.Lines(n.do("GET", "/metrics", "").Body.String()) {
+	_, text := n.text("GET", "/metrics", "")
+	for line := range strings.Lines(text) {
 		if rest, ok := strings.CutPrefix(line, "rollcall_"+name+" "); ok {
 			var v float64
 			fmt.Sscan(rest, &v)
@@ -233,21 +277,16 @@ func (n *Node) Metric(name string) float64 {
 }
 
 // Put writes an XCAP document and lets that take effect.
-func (n *Node) Put(selector, body string) {
-	n.w.T.Helper()
-	if rec := n.do("PUT", "/xcap-root/"+selector, body); rec.Code >= 300 {
-		n.w.T.Fatalf("PUT %s: %d %s", selector, rec.Code, rec.Body)
-	}
-	synctest.Wait()
-}
+func (n *Node) Put(selector, body string) { n.w.T.Helper(); n.change("PUT", selector, body) }
 
 // Delete removes an XCAP document and lets that take effect.
-func (n *Node) Delete(selector string) {
+func (n *Node) Delete(selector string) { n.w.T.Helper(); n.change("DELETE", selector, "") }
+
+func (n *Node) change(method, selector, body string) {
 	n.w.T.Helper()
-	if rec := n.do("DELETE", "/xcap-root/"+selector, ""); rec.Code >= 300 {
-		n.w.T.Fatalf("DELETE %s: %d %s", selector, rec.Code, rec.Body)
+	if status, text := n.text(method, "/xcap-root/"+selector, body); status >= 300 {
+		n.w.T.Fatalf("%s %s: %d %s", method, selector, status, text)
 	}
-	synctest.Wait()
 }
 
 // List writes an rls-services document of one global service.
@@ -259,7 +298,7 @@ func (n *Node) List(uri string, members ...string) {
 // CheckIdle reports whatever is still held for a watcher (RL-37).
 func (n *Node) CheckIdle() {
 	n.w.T.Helper()
-	synctest.Wait()
+	n.w.wait()
 	for _, name := range []string{"dialog_subscriptions", "dialog_remote_subscriptions", "rls_views", "rls_members", "pa_watchers"} {
 		if v := n.Metric(name); v != 0 {
 			n.w.T.Errorf("RL-37 server %v: %s is %v, want 0", n.Addr, name, v)

@@ -1,0 +1,105 @@
+package server_test
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"rollcall/server"
+	"rollcall/server/servertest"
+	"rollcall/sip"
+)
+
+// ID-01: a trusted peer's P-Asserted-Identity goes before its From; nobody else
+// is believed at all.
+func TestIdentify(t *testing.T) {
+	for _, c := range []struct {
+		name, from, pai, trust string
+		status                 int
+		watcher                string
+	}{
+		{"From of a trusted peer", "sip:alice@example.com", "", "192.0.2.0/24", 200, alice},
+		{"single address", "sip:alice@example.com", "", "192.0.2.101", 200, alice},
+		{"CORE-26 canonical", "SIP:%61lice@EXAMPLE.com:5060;transport=tcp", "", "192.0.2.0/24", 200, alice},
+		{"a port of another domain counts", "sip:alice@example.org:5070", "", "192.0.2.0/24", 200, "sip:alice@example.org:5070"},
+		{"P-Asserted-Identity first", "sip:anonymous@anonymous.invalid", "<sip:alice@example.com>", "192.0.2.0/24", 200, alice},
+		{"two asserted identities", "sip:bob@example.com", `"Alice, A." <sip:alice@example.com>, <tel:+12025550100>`, "192.0.2.0/24", 200, alice},
+		{"asserted tel", "sip:bob@example.com", "<tel:+1-202-555-0100>", "192.0.2.0/24", 200, "tel:+12025550100"},
+		{"untrusted peer", "sip:alice@example.com", "", "198.51.100.0/24", 403, ""},
+		{"untrusted peer with an asserted identity", "sip:bob@example.com", "<sip:alice@example.com>", "198.51.100.0/24", 403, ""},
+		{"From that names nobody", "mailto:alice@example.com", "", "192.0.2.0/24", 400, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := servertest.New(t)
+				n := w.Node("192.0.2.1", func(cfg *server.Config) { cfg.Trust = []string{c.trust} })
+				sub := w.UA(c.from).Dialog(n, bob)
+				if sub.Headers = ""; c.pai != "" {
+					sub.Headers = "P-Asserted-Identity: " + c.pai + "\n"
+				}
+				m := sub.Subscribe(600)
+				if m.Status() != c.status {
+					t.Fatalf("ID-01: %d %s, want %d", m.Status(), m.Reason(), c.status)
+				}
+				synctest.Wait()
+				var subs server.Subscriptions
+				n.Get("/api/v1/subscriptions", &subs)
+				switch {
+				case c.status == 200 && (len(subs.Subscriptions) != 1 || subs.Subscriptions[0].Watcher != c.watcher):
+					t.Errorf("ID-01: watcher is %+v, want %s", subs.Subscriptions, c.watcher)
+				case c.status != 200 && len(subs.Subscriptions) != 0:
+					t.Errorf("a refused SUBSCRIBE left %+v", subs.Subscriptions)
+				}
+			})
+		})
+	}
+}
+
+// An untrusted peer can publish nothing, and its NOTIFYs and OPTIONS are
+// answered without it.
+func TestUntrusted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := servertest.New(t)
+		n := w.Node("192.0.2.1", func(cfg *server.Config) { cfg.Trust = nil })
+		u := w.UA(alice)
+		if m := u.Publication(n).Send(servertest.PIDF(alice, "open", "x"), 600); m.Status() != 403 {
+			t.Errorf("PUBLISH: %d, want 403", m.Status())
+		}
+		for method, want := range map[string]int{"OPTIONS": 200, "NOTIFY": 481, "INVITE": 405, "REGISTER": 405, "MESSAGE": 405, "FROB": 501} {
+			m := u.Raw(n.Addr, method+" "+alice+" SIP/2.0\nVia: {via}\nMax-Forwards: 70\nFrom: <{aor}>;tag={tag}\nTo: <{aor}>;tag=x\nCall-ID: {callid}\nCSeq: {cseq} "+method+"\nEvent: presence\nSubscription-State: active\n")
+			if m.Status() != want {
+				t.Errorf("%s: %d, want %d", method, m.Status(), want)
+			}
+			if allow := m.H(sip.HdrAllow); (want == 405 || want == 501 || want == 200) && !strings.Contains(allow, "SUBSCRIBE") {
+				t.Errorf("CORE-01 %s: Allow %q", method, allow)
+			}
+			if method == "OPTIONS" && (m.H(sip.HdrSupported) != "eventlist" || m.H(sip.HdrAllowEvents) != "presence, presence.winfo") {
+				t.Errorf("CORE-25: Supported %q, Allow-Events %q", m.H(sip.HdrSupported), m.H(sip.HdrAllowEvents))
+			}
+		}
+	})
+}
+
+// A resource is the same by whatever port or spelling of our domain it is
+// reached (LS-10, CORE-26), and a list by any spelling of its URI.
+func TestResourceKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := servertest.New(t)
+		n := w.Node("192.0.2.1", func(cfg *server.Config) { cfg.Domain = []string{"Example.COM", "192.0.2.1", "[2001:db8::1]"} })
+		n.List("sip:Friends@EXAMPLE.com;pres-list=x", "sip:bob@example.com:5060", "sip:bob@192.0.2.1", "sip:ann@[2001:DB8::1]:5070", "sips:bob@example.com", "pres:bob@example.com")
+		w.UA(bob).Publication(n).Say("open", "here")
+		for _, uri := range []string{bob, "sip:bob@EXAMPLE.com:5070", "sip:%62ob@example.com;transport=tcp", "sip:bob@example.com.", "sips:bob@example.com", "pres:bob@example.com", "sip:bob@example.com;user=phone"} {
+			s := w.UA(alice).Dialog(n, uri)
+			s.MustSubscribe(600)
+			if got := s.Next().Text(); got != "open: here" && !strings.Contains(uri, "user=") {
+				t.Errorf("%s: %q", uri, got)
+			}
+		}
+		list := w.UA(alice).Watch(n, "sip:Friends@example.com:5060;pres-list=x")
+		list.Next()
+		list.WantView("each member once", state{"sip:bob@example.com:5060": "open: here", "sip:bob@192.0.2.1": "closed", "sip:ann@[2001:DB8::1]:5070": "closed"})
+		if m := w.UA(alice).Dialog(n, "sip:friends@example.com;pres-list=x").Subscribe(600); m.Status() != 200 || m.H(sip.HdrRequire) != "" {
+			t.Errorf("CORE-26: user parts differ by case: %d, Require %q", m.Status(), m.H(sip.HdrRequire))
+		}
+	})
+}
