@@ -354,9 +354,9 @@ func (n *Notifier) state() SubState {
 
 // restored brings a stored subscription back: it waits for its source, answers
 // nobody, and says nothing unless notify is set.
-func (n *Notifier) restored(row *SubscriptionRow, notify bool) {
+func (n *Notifier) restored(now time.Time, row *SubscriptionRow, notify bool) {
 	n.phase = phaseActive
 	n.cseq, n.ceiling, n.offset = row.CSeqCeiling, row.CSeqCeiling, row.VersionOffset
-	n.expires = time.UnixMilli(row.ExpiresMS)
+	n.expires = now.Add(time.UnixMilli(row.ExpiresMS).Sub(now)) // no longer depends on the wall clock
 	n.owed, n.full, n.resumed = notify, notify, true
 }

@@ -241,7 +241,8 @@ type fakeSource struct {
 	shards   [Shards]*fakeShard
 
 	published int
-	heard     map[uint64][]string // by user of a remote subscription
+	publish   func(t *Turn, r *Request) // instead of the answer 200
+	heard     map[uint64][]string       // by user of a remote subscription
 }
 
 type fakeShard struct {
@@ -298,6 +299,10 @@ func (s *fakeShard) Publish(t *Turn, r *Request) {
 	s.src.published++
 	if ShardOf(r.Resource) != t.Shard() {
 		panic("PUBLISH in the wrong shard")
+	}
+	if s.src.publish != nil {
+		s.src.publish(t, r)
+		return
 	}
 	r.Keep()
 	t.Reply(r, 200, "", "SIP-ETag", fmt.Sprint("e", s.src.published))

@@ -515,8 +515,10 @@ func TestStopReleasesAnswers(t *testing.T) {
 }
 
 func TestRestore(t *testing.T) {
-	row := SubscriptionRow{ID: "88112233445566", Shard: 0x88, Event: "presence", Resource: alice, Watcher: bob, CallID: "c@x", LocalURI: alice, RemoteURI: bob,
-		RemoteTag: "r", RemoteTarget: "sip:phone@192.0.2.1:5070", LocalContact: "sip:192.0.2.9:5060", RemoteCSeq: 4, CSeqCeiling: 9, VersionOffset: 1}
+	row := SubscriptionRow{
+		ID: "88112233445566", Shard: 0x88, Event: "presence", Resource: alice, Watcher: bob, CallID: "c@x", LocalURI: alice, RemoteURI: bob,
+		RemoteTag: "r", RemoteTarget: "sip:phone@192.0.2.1:5070", LocalContact: "sip:192.0.2.9:5060", RemoteCSeq: 4, CSeqCeiling: 9, VersionOffset: 1,
+	}
 	for _, c := range []struct {
 		name   string
 		change func(r *SubscriptionRow)
@@ -524,17 +526,27 @@ func TestRestore(t *testing.T) {
 		state  string
 		uri    string
 	}{
-		{name: "by the stored flow", to: proxyAddr, state: "active;expires=600", uri: row.RemoteTarget,
-			change: func(r *SubscriptionRow) { r.Flow = "UDP 192.0.2.9:5060 192.0.2.7:5060" }},
+		{
+			name: "by the stored flow", to: proxyAddr, state: "active;expires=600", uri: row.RemoteTarget,
+			change: func(r *SubscriptionRow) { r.Flow = "UDP 192.0.2.9:5060 192.0.2.7:5060" },
+		},
 		{name: "by the remote target", to: phoneAddr, state: "active;expires=600", uri: row.RemoteTarget},
-		{name: "a connection does not survive", to: phoneAddr, state: "active;expires=600", uri: row.RemoteTarget,
-			change: func(r *SubscriptionRow) { r.Flow = "TCP 192.0.2.9:5060 192.0.2.7:5060" }},
-		{name: "by the route set", to: proxyAddr, state: "active;expires=600", uri: row.RemoteTarget,
-			change: func(r *SubscriptionRow) { r.RouteSet = "<sip:192.0.2.7;lr>, <sip:p2.example.org;lr>" }},
-		{name: "EV-11 expired meanwhile", to: phoneAddr, state: "terminated;reason=timeout", uri: row.RemoteTarget,
-			change: func(r *SubscriptionRow) { r.ExpiresMS = 1 }},
-		{name: "the resource is gone", to: phoneAddr, state: "terminated;reason=noresource", uri: row.RemoteTarget,
-			change: func(r *SubscriptionRow) { r.Resource = "sip:gone@example.com" }},
+		{
+			name: "a connection does not survive", to: phoneAddr, state: "active;expires=600", uri: row.RemoteTarget,
+			change: func(r *SubscriptionRow) { r.Flow = "TCP 192.0.2.9:5060 192.0.2.7:5060" },
+		},
+		{
+			name: "by the route set", to: proxyAddr, state: "active;expires=600", uri: row.RemoteTarget,
+			change: func(r *SubscriptionRow) { r.RouteSet = "<sip:192.0.2.7;lr>, <sip:p2.example.org;lr>" },
+		},
+		{
+			name: "EV-11 expired meanwhile", to: phoneAddr, state: "terminated;reason=timeout", uri: row.RemoteTarget,
+			change: func(r *SubscriptionRow) { r.ExpiresMS = 1 },
+		},
+		{
+			name: "the resource is gone", to: phoneAddr, state: "terminated;reason=noresource", uri: row.RemoteTarget,
+			change: func(r *SubscriptionRow) { r.Resource = "sip:gone@example.com" },
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
@@ -575,6 +587,17 @@ func TestRestore(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A clock that is set back must not make the timer of a restored subscription
+// fire again and again until the wall clock has caught up.
+func TestRestoredClock(t *testing.T) {
+	now := time.Now()
+	var n Notifier
+	n.restored(now, &SubscriptionRow{ExpiresMS: now.Add(time.Hour).UnixMilli()}, false)
+	if !strings.Contains(n.expires.String(), " m=+") || n.expires.Sub(now) > time.Hour || n.expires.Sub(now) < time.Hour-time.Millisecond {
+		t.Errorf("expires %v, now %v", n.expires, now)
+	}
 }
 
 // A restored list stays a list: in the row, in Require and for its source, also

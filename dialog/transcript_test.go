@@ -179,7 +179,7 @@ func (s *notifierScript) do(out *bytes.Buffer, args []string) error {
 		ceiling, _ := strconv.Atoi(args[0])
 		offset, _ := strconv.Atoi(args[1])
 		expires, err := parseSeconds(args[2])
-		s.n.restored(&SubscriptionRow{CSeqCeiling: uint32(ceiling), VersionOffset: uint32(offset), ExpiresMS: s.now().Add(expires).UnixMilli()}, len(args) > 3)
+		s.n.restored(s.now(), &SubscriptionRow{CSeqCeiling: uint32(ceiling), VersionOffset: uint32(offset), ExpiresMS: s.now().Add(expires).UnixMilli()}, len(args) > 3)
 		s.setTimer(s.n.expires)
 		s.state(out)
 		return err

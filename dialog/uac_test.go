@@ -105,9 +105,11 @@ func (e *elsewhere) accept(expires int) {
 func (e *elsewhere) notifyText(state, body string, headers ...string) string {
 	e.cseq++
 	e.branch++
-	defaults := []string{fmt.Sprintf("Via: SIP/2.0/UDP %s;rport;branch=z9hG4bKn%d", e.addr, e.branch), "Max-Forwards: 70",
+	defaults := []string{
+		fmt.Sprintf("Via: SIP/2.0/UDP %s;rport;branch=z9hG4bKn%d", e.addr, e.branch), "Max-Forwards: 70",
 		fmt.Sprintf("From: <%s>;tag=%s", carol, e.tag), fmt.Sprintf("To: <%s>;tag=%s", bob, e.sub.From().Tag()), "Call-ID: " + string(e.sub.CallID()),
-		fmt.Sprintf("CSeq: %d NOTIFY", e.cseq), "Contact: <sip:192.0.2.50:5060>", "Event: presence", "Subscription-State: " + state}
+		fmt.Sprintf("CSeq: %d NOTIFY", e.cseq), "Contact: <sip:192.0.2.50:5060>", "Event: presence", "Subscription-State: " + state,
+	}
 	if body != "" {
 		defaults = append(defaults, "Content-Type: "+pidfType)
 	}
@@ -145,8 +147,10 @@ func TestRemoteSubscribe(t *testing.T) {
 		if string(m.RequestURI()) != carol || string(m.To().URI) != carol || m.To().Tag() != nil || string(m.From().URI) != bob || len(m.From().Tag()) != tagSize {
 			t.Errorf("CORE-09:\n%s", m.Raw)
 		}
-		for h, want := range map[sip.HeaderID]string{sip.HdrEvent: "presence", sip.HdrAccept: pidfType + ", application/xml",
-			sip.HdrContact: "<sip:192.0.2.9:5060>", sip.HdrMaxForwards: "70", sip.HdrCSeq: "1 SUBSCRIBE", sip.HdrAllow: allow} {
+		for h, want := range map[sip.HeaderID]string{
+			sip.HdrEvent: "presence", sip.HdrAccept: pidfType + ", application/xml",
+			sip.HdrContact: "<sip:192.0.2.9:5060>", sip.HdrMaxForwards: "70", sip.HdrCSeq: "1 SUBSCRIBE", sip.HdrAllow: allow,
+		} {
 			wantHeader(t, m, h, want)
 		}
 		e.accept(500)
@@ -199,12 +203,18 @@ func TestRemoteRouteSet(t *testing.T) {
 		to          netip.AddrPort
 		uri, route  string
 	}{
-		{name: "EV-19 NOTIFY first", first: "NOTIFY", inNY: []string{"Record-Route: <sip:192.0.2.7;lr>, <sip:b.example.org;lr>"}, in2xx: []string{"Record-Route: <sip:x.example.org;lr>"},
-			to: hop, uri: "sip:carol@192.0.2.51", route: "<sip:192.0.2.7;lr>, <sip:b.example.org;lr>"},
-		{name: "EV-19 2xx first, the NOTIFY counts", first: "2xx", in2xx: []string{"Record-Route: <sip:x.example.org;lr>"}, inNY: []string{"Record-Route: <sip:192.0.2.7;lr>"},
-			to: hop, uri: "sip:carol@192.0.2.51", route: "<sip:192.0.2.7;lr>"},
-		{name: "CORE-11 strict route", first: "2xx", inNY: []string{"Record-Route: <sip:192.0.2.7>, <sip:b.example.org;lr>"},
-			to: hop, uri: "sip:192.0.2.7", route: "<sip:b.example.org;lr>, <sip:carol@192.0.2.51>"},
+		{
+			name: "EV-19 NOTIFY first", first: "NOTIFY", inNY: []string{"Record-Route: <sip:192.0.2.7;lr>, <sip:b.example.org;lr>"}, in2xx: []string{"Record-Route: <sip:x.example.org;lr>"},
+			to: hop, uri: "sip:carol@192.0.2.51", route: "<sip:192.0.2.7;lr>, <sip:b.example.org;lr>",
+		},
+		{
+			name: "EV-19 2xx first, the NOTIFY counts", first: "2xx", in2xx: []string{"Record-Route: <sip:x.example.org;lr>"}, inNY: []string{"Record-Route: <sip:192.0.2.7;lr>"},
+			to: hop, uri: "sip:carol@192.0.2.51", route: "<sip:192.0.2.7;lr>",
+		},
+		{
+			name: "CORE-11 strict route", first: "2xx", inNY: []string{"Record-Route: <sip:192.0.2.7>, <sip:b.example.org;lr>"},
+			to: hop, uri: "sip:192.0.2.7", route: "<sip:b.example.org;lr>, <sip:carol@192.0.2.51>",
+		},
 		{name: "CORE-11 no route: the Contact", first: "2xx", to: netip.MustParseAddrPort("192.0.2.51:5060"), uri: "sip:carol@192.0.2.51"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -408,15 +418,19 @@ func TestRemoteNeverStarts(t *testing.T) {
 		{name: "DNS-01 the name is not known", options: lookup(sip.Flow{}, errors.New("no such host")), open: named, want: []string{"ended 503"}},
 		{name: "a name, and nobody to look it up", open: named, want: []string{"ended 503"}},
 		{name: "a URI that is none", open: func(p *SubscribeTo) { p.URI = "carol" }, want: []string{"ended 503"}},
-		{name: "DNS-01 the name is found", options: lookup(sip.Flow{Local: serverAddr, Remote: remoteAddr}, nil), open: named,
-			play: func(e *elsewhere) { e.subscribed("600"); e.answer(404) }, want: []string{"ended 404"}},
-		{name: "a next hop by configuration", open: func(p *SubscribeTo) { named(p); p.NextHop = "sip:192.0.2.50;lr" },
+		{
+			name: "DNS-01 the name is found", options: lookup(sip.Flow{Local: serverAddr, Remote: remoteAddr}, nil), open: named,
+			play: func(e *elsewhere) { e.subscribed("600"); e.answer(404) }, want: []string{"ended 404"},
+		},
+		{
+			name: "a next hop by configuration", open: func(p *SubscribeTo) { named(p); p.NextHop = "sip:192.0.2.50;lr" },
 			play: func(e *elsewhere) {
 				if m := e.subscribed("600"); string(m.RequestURI()) != "sip:carol@far.example.org" {
 					e.t.Errorf("%s", m.RequestURI())
 				}
 				e.answer(404)
-			}, want: []string{"ended 404"}},
+			}, want: []string{"ended 404"},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {

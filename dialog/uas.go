@@ -461,8 +461,10 @@ func (sh *shard) setTimer(t *Turn, s *subscription, at time.Time) {
 }
 
 func (s *subscription) interest() Interest {
-	return Interest{Package: s.pkg, Resource: s.row.Resource, URI: s.uri, Watcher: Identity{URI: s.row.Watcher},
-		Accept: s.row.Accept, EventList: s.lists, Resumed: s.n.resumed}
+	return Interest{
+		Package: s.pkg, Resource: s.row.Resource, URI: s.uri, Watcher: Identity{URI: s.row.Watcher},
+		Accept: s.row.Accept, EventList: s.lists, Resumed: s.n.resumed,
+	}
 }
 
 func (s *subscription) ref(sh *shard) SinkRef {
@@ -836,7 +838,7 @@ func (rt *Runtime) Restore(row SubscriptionRow, notify bool) error {
 	rt.Post(tagShard(id), func(t *Turn) {
 		sh := t.sh
 		s := &subscription{id: id, pkg: pkg, row: row, uri: row.Resource, lists: row.List, stored: true}
-		s.n.restored(&row, notify)
+		s.n.restored(t.Now, &row, notify)
 		s.n.interval = pkg.MinInterval
 		if row.List {
 			s.n.interval = rt.opt.ListPace
@@ -869,9 +871,11 @@ type SubscriptionInfo struct {
 func (t *Turn) Subscriptions() []SubscriptionInfo {
 	out := make([]SubscriptionInfo, 0, len(t.sh.subs))
 	for _, s := range t.sh.subs {
-		out = append(out, SubscriptionInfo{Dialog: s.row.ID, Event: s.row.Event, Resource: s.row.Resource, Watcher: s.row.Watcher,
+		out = append(out, SubscriptionInfo{
+			Dialog: s.row.ID, Event: s.row.Event, Resource: s.row.Resource, Watcher: s.row.Watcher,
 			State: s.n.phase.String(), Target: s.row.RemoteTarget, CallID: s.row.CallID, CSeq: s.n.cseq, InFlight: s.n.inFlight,
-			Expires: s.n.expires.UTC(), Agent: s.row.UserAgent})
+			Expires: s.n.expires.UTC(), Agent: s.row.UserAgent,
+		})
 	}
 	slices.SortFunc(out, func(a, b SubscriptionInfo) int { return strings.Compare(a.Dialog, b.Dialog) })
 	return out

@@ -176,8 +176,10 @@ func TestRefusals(t *testing.T) {
 		{name: "CORE-13 a To tag of ours that names no dialog: 481", headers: []string{"To: <" + alice + ">;tag=00112233445566"}, status: 481},
 		{name: "CORE-13 a To tag of somebody else: 481", headers: []string{"To: <" + alice + ">;tag=x"}, status: 481},
 		{name: "CORE-24 CANCEL that matches nothing: 481", line: "CANCEL " + alice, status: 481},
-		{name: "EV-20 NOTIFY for an unknown dialog: 481", line: "NOTIFY sip:192.0.2.9",
-			headers: []string{"Subscription-State: active;expires=60", "To: <" + bob + ">;tag=00112233445566"}, status: 481},
+		{
+			name: "EV-20 NOTIFY for an unknown dialog: 481", line: "NOTIFY sip:192.0.2.9",
+			headers: []string{"Subscription-State: active;expires=60", "To: <" + bob + ">;tag=00112233445566"}, status: 481,
+		},
 		{name: "EV-20 NOTIFY without To tag: 481", line: "NOTIFY sip:192.0.2.9", headers: []string{"Subscription-State: active;expires=60"}, status: 481},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -255,6 +257,77 @@ func TestRetransmittedPublish(t *testing.T) {
 	})
 }
 
+// A component may answer in a later turn, with an error, and store its own rows,
+// which are committed before the answer leaves.
+func TestPublishAnsweredLater(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, p := phoneRig(t, nil)
+		var waiting *Request
+		r.src.publish = func(_ *Turn, rq *Request) {
+			if rq.Resource != alice || !rq.Local || rq.Package.Name != "presence" || rq.Watcher.URI != alice {
+				t.Errorf("%+v", rq)
+			}
+			rq.Keep()
+			waiting = rq
+		}
+		c := p.call(alice, alice)
+		c.method = "PUBLISH"
+		if m := c.ask(); m != nil {
+			t.Fatalf("answered\n%s", m.Raw)
+		}
+		time.Sleep(time.Second)
+		block := r.store.hold()
+		r.Do(alice, func(turn *Turn) {
+			turn.Persist("a row of mine")
+			turn.Fail(waiting, &Error{Status: 412, RetryAfter: 1500 * time.Millisecond, Err: errors.New("for the log")})
+		})
+		settle()
+		if m := c.answer(); m != nil {
+			t.Fatalf("before the commit\n%s", m.Raw)
+		}
+		close(block)
+		settle()
+		m := c.answer()
+		if m == nil || m.Status() != 412 || header(m, sip.HdrRetryAfter) != "2" || bytes.Contains(m.Raw, []byte("for the log")) {
+			t.Errorf("%v", m)
+		}
+		if b := r.store.batches; len(b) != 1 || b[0][0] != "a row of mine" {
+			t.Errorf("%v", b)
+		}
+	})
+}
+
+func TestPublishWithoutPublisher(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		_, p := phoneRig(t, func(o *Options) { o.Components = []func(uint8) Component{func(uint8) Component { return &listener{} }} })
+		c := p.call(alice, alice)
+		c.method = "PUBLISH"
+		wantHeader(t, c.subscribe(405), sip.HdrAllow, allow)
+	})
+}
+
+func TestRouteSet(t *testing.T) {
+	for _, c := range []struct {
+		set, first, start, route string
+		loose                    bool
+	}{
+		{"", "", "NOTIFY sip:t@192.0.2.1 SIP/2.0", "", true},
+		{"<sip:a;lr>", "sip:a;lr", "NOTIFY sip:t@192.0.2.1 SIP/2.0", "<sip:a;lr>", true},
+		{"<sip:a;LR=on>,<sip:b>", "sip:a;LR=on", "NOTIFY sip:t@192.0.2.1 SIP/2.0", "<sip:a;LR=on>,<sip:b>", true},
+		{`"a, <b>" <sip:u,1@a;lr> ;x="," , <sip:b>`, "sip:u,1@a;lr", "NOTIFY sip:t@192.0.2.1 SIP/2.0", `"a, <b>" <sip:u,1@a;lr> ;x="," , <sip:b>`, true},
+		{"<sip:a>;lr", "sip:a", "NOTIFY sip:a SIP/2.0", "<sip:t@192.0.2.1>", false},
+		{"<sip:a>, <sip:b;lr>, <sip:c>", "sip:a", "NOTIFY sip:a SIP/2.0", "<sip:b;lr>, <sip:c>, <sip:t@192.0.2.1>", false},
+		{"not a route", "", "NOTIFY sip:t@192.0.2.1 SIP/2.0", "not a route", true},
+		{"<http://example.com>", "", "NOTIFY sip:t@192.0.2.1 SIP/2.0", "<http://example.com>", true},
+	} {
+		first, loose := routeSet(c.set)
+		start, route := appendStart(nil, "NOTIFY", "sip:t@192.0.2.1", c.set)
+		if first != c.first || loose != c.loose || string(start) != c.start+"\r\n" || route != c.route {
+			t.Errorf("CORE-11 %q: first %q, loose %v, %q, Route %q", c.set, first, loose, start, route)
+		}
+	}
+}
+
 // A PUBLISH belongs to the shard of its resource, whatever tag it comes with.
 func TestPublishWithTag(t *testing.T) {
 	bubble(t, func(t *testing.T) {
@@ -275,9 +348,11 @@ func TestOptions(t *testing.T) {
 		c.method = "OPTIONS"
 		m = c.subscribe(200, "Max-Forwards: 0")
 	})
-	for h, want := range map[sip.HeaderID]string{sip.HdrAllow: "SUBSCRIBE, NOTIFY, PUBLISH, OPTIONS", sip.HdrSupported: "eventlist",
+	for h, want := range map[sip.HeaderID]string{
+		sip.HdrAllow: "SUBSCRIBE, NOTIFY, PUBLISH, OPTIONS", sip.HdrSupported: "eventlist",
 		sip.HdrAllowEvents: "presence, presence.winfo", sip.HdrAcceptEncoding: "identity",
-		sip.HdrAccept: pidfType + ", application/watcherinfo+xml"} {
+		sip.HdrAccept: pidfType + ", application/watcherinfo+xml",
+	} {
 		t.Run("CORE-25 "+h.String(), func(t *testing.T) { wantHeader(t, m, h, want) })
 	}
 	if string(m.Other("Accept-Language")) != "en" {
@@ -640,8 +715,15 @@ func TestMailboxKeepsTheNewest(t *testing.T) {
 	b := mailbox{index: map[SinkRef]int{}}
 	x, y := SinkRef{ID: 1}, SinkRef{ID: 2}
 	var replaced uint64
-	for _, u := range []Update{{To: x, State: Active}, {To: y, State: Pending}, {To: x, State: Pending}, {To: x, State: Terminated, Retrying: true},
-		{To: x, State: Active, Reason: "newest"}, {To: y, State: Terminated, Reason: Rejected}, {To: y, State: Active}} {
+	for _, u := range []Update{
+		{To: x, State: Active},
+		{To: y, State: Pending},
+		{To: x, State: Pending},
+		{To: x, State: Terminated, Retrying: true},
+		{To: x, State: Active, Reason: "newest"},
+		{To: y, State: Terminated, Reason: Rejected},
+		{To: y, State: Active},
+	} {
 		replaced += b.put(u)
 	}
 	if len(b.updates) != 2 || replaced != 5 || b.updates[0].Reason != "newest" || b.updates[1].State != Terminated {
@@ -686,24 +768,42 @@ func TestNotifyRoute(t *testing.T) {
 		uri     string
 		route   string
 	}{
-		{name: "CORE-11 loose route", from: proxyAddr, to: proxyAddr, uri: "sip:phone@192.0.2.1:5070",
-			headers: []string{"Record-Route: <sip:192.0.2.7;lr>, <sip:p2.example.org;lr>"}, route: "<sip:192.0.2.7;lr>, <sip:p2.example.org;lr>"},
-		{name: "CORE-11 strict route", from: proxyAddr, to: proxyAddr, uri: "sip:192.0.2.7",
-			headers: []string{"Record-Route: <sip:192.0.2.7>, <sip:p2.example.org;lr>"}, route: "<sip:p2.example.org;lr>, <sip:phone@192.0.2.1:5070>"},
-		{name: "CORE-11 strict route alone", from: proxyAddr, to: proxyAddr, uri: "sip:192.0.2.7",
-			headers: []string{"Record-Route: <sip:192.0.2.7>"}, route: "<sip:phone@192.0.2.1:5070>"},
-		{name: "CORE-11 a route at another port", from: proxyAddr, to: netip.MustParseAddrPort("192.0.2.7:5099"), uri: "sip:phone@192.0.2.1:5070",
-			headers: []string{"Record-Route: <sip:192.0.2.7:5099;lr>"}, route: "<sip:192.0.2.7:5099;lr>"},
-		{name: "CORE-11 through a proxy that does not record: the Contact", from: proxyAddr, to: phoneAddr, uri: "sip:phone@192.0.2.1:5070",
-			headers: []string{"Via: SIP/2.0/UDP 192.0.2.7;branch=z9hG4bKp, SIP/2.0/UDP 192.0.2.1:5070;branch=z9hG4bKx"}},
-		{name: "CORE-11 no rport, another port than sent-by: the Contact", from: nat, to: home, uri: "sip:phone@192.0.2.33",
-			headers: []string{"Via: SIP/2.0/UDP 203.0.113.5:5060;branch=z9hG4bKx", "Contact: <sip:phone@192.0.2.33>"}},
-		{name: "NAT-01 rport: back to the source", from: nat, to: nat, uri: "sip:phone@10.0.0.5:5060",
-			headers: []string{"Via: SIP/2.0/UDP 10.0.0.5:5060;rport;branch=z9hG4bKx", "Contact: <sip:phone@10.0.0.5:5060>"}},
-		{name: "NAT-01 sent from the sent-by port: back to the source", from: phoneAddr, to: phoneAddr, uri: "sip:phone@10.0.0.5:5060",
-			headers: []string{"Via: SIP/2.0/UDP 192.0.2.1:5070;branch=z9hG4bKx", "Contact: <sip:phone@10.0.0.5:5060>"}},
-		{name: "DNS-01 a name in the route is looked up", from: proxyAddr, to: home, uri: "sip:phone@192.0.2.1:5070", route: "<sip:p1.example.org;lr>",
-			headers: []string{"Record-Route: <sip:p1.example.org;lr>"}, resolve: map[string]sip.Flow{"sip:p1.example.org;lr": {Local: serverAddr, Remote: home}}},
+		{
+			name: "CORE-11 loose route", from: proxyAddr, to: proxyAddr, uri: "sip:phone@192.0.2.1:5070",
+			headers: []string{"Record-Route: <sip:192.0.2.7;lr>, <sip:p2.example.org;lr>"}, route: "<sip:192.0.2.7;lr>, <sip:p2.example.org;lr>",
+		},
+		{
+			name: "CORE-11 strict route", from: proxyAddr, to: proxyAddr, uri: "sip:192.0.2.7",
+			headers: []string{"Record-Route: <sip:192.0.2.7>, <sip:p2.example.org;lr>"}, route: "<sip:p2.example.org;lr>, <sip:phone@192.0.2.1:5070>",
+		},
+		{
+			name: "CORE-11 strict route alone", from: proxyAddr, to: proxyAddr, uri: "sip:192.0.2.7",
+			headers: []string{"Record-Route: <sip:192.0.2.7>"}, route: "<sip:phone@192.0.2.1:5070>",
+		},
+		{
+			name: "CORE-11 a route at another port", from: proxyAddr, to: netip.MustParseAddrPort("192.0.2.7:5099"), uri: "sip:phone@192.0.2.1:5070",
+			headers: []string{"Record-Route: <sip:192.0.2.7:5099;lr>"}, route: "<sip:192.0.2.7:5099;lr>",
+		},
+		{
+			name: "CORE-11 through a proxy that does not record: the Contact", from: proxyAddr, to: phoneAddr, uri: "sip:phone@192.0.2.1:5070",
+			headers: []string{"Via: SIP/2.0/UDP 192.0.2.7;branch=z9hG4bKp, SIP/2.0/UDP 192.0.2.1:5070;branch=z9hG4bKx"},
+		},
+		{
+			name: "CORE-11 no rport, another port than sent-by: the Contact", from: nat, to: home, uri: "sip:phone@192.0.2.33",
+			headers: []string{"Via: SIP/2.0/UDP 203.0.113.5:5060;branch=z9hG4bKx", "Contact: <sip:phone@192.0.2.33>"},
+		},
+		{
+			name: "NAT-01 rport: back to the source", from: nat, to: nat, uri: "sip:phone@10.0.0.5:5060",
+			headers: []string{"Via: SIP/2.0/UDP 10.0.0.5:5060;rport;branch=z9hG4bKx", "Contact: <sip:phone@10.0.0.5:5060>"},
+		},
+		{
+			name: "NAT-01 sent from the sent-by port: back to the source", from: phoneAddr, to: phoneAddr, uri: "sip:phone@10.0.0.5:5060",
+			headers: []string{"Via: SIP/2.0/UDP 192.0.2.1:5070;branch=z9hG4bKx", "Contact: <sip:phone@10.0.0.5:5060>"},
+		},
+		{
+			name: "DNS-01 a name in the route is looked up", from: proxyAddr, to: home, uri: "sip:phone@192.0.2.1:5070", route: "<sip:p1.example.org;lr>",
+			headers: []string{"Record-Route: <sip:p1.example.org;lr>"}, resolve: map[string]sip.Flow{"sip:p1.example.org;lr": {Local: serverAddr, Remote: home}},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {

@@ -123,7 +123,7 @@ func (w *notifierWalk) restore(rng *rand.Rand) {
 	row := &SubscriptionRow{CSeqCeiling: 300, VersionOffset: 1, ExpiresMS: w.at().Add(time.Duration(rng.IntN(200)) * time.Second).UnixMilli()}
 	interval := w.n.interval
 	w.n = Notifier{interval: interval}
-	w.n.restored(row, rng.IntN(2) == 0)
+	w.n.restored(w.at(), row, rng.IntN(2) == 0)
 	w.left, w.ceiling, w.attached, w.stored = 300, 300, true, true
 	w.timer = w.n.expires
 }
@@ -283,8 +283,10 @@ func TestSubscriberWalk(t *testing.T) {
 			switch op := rng.IntN(10); {
 			case op < 4:
 				if w.inFlight {
-					ev := subscriberEvent{kind: suAnswer, status: statuses[rng.IntN(len(statuses))], expires: time.Duration(rng.IntN(1000)) * time.Second,
-						minExpires: time.Duration(rng.IntN(2000)) * time.Second, retryAfter: time.Duration(rng.IntN(2)*rng.IntN(1000)) * time.Second}
+					ev := subscriberEvent{
+						kind: suAnswer, status: statuses[rng.IntN(len(statuses))], expires: time.Duration(rng.IntN(1000)) * time.Second,
+						minExpires: time.Duration(rng.IntN(2000)) * time.Second, retryAfter: time.Duration(rng.IntN(2)*rng.IntN(1000)) * time.Second,
+					}
 					switch {
 					case rng.IntN(25) == 0:
 						ev.status = final[rng.IntN(len(final))]

@@ -413,8 +413,10 @@ func (e *Endpoint) accept(l net.Listener, proto Proto) {
 			continue
 		}
 		tc := nc.(*net.TCPConn)
-		f := Flow{Proto: proto, Local: unmap(tc.LocalAddr().(*net.TCPAddr).AddrPort()),
-			Remote: unmap(tc.RemoteAddr().(*net.TCPAddr).AddrPort())}
+		f := Flow{
+			Proto: proto, Local: unmap(tc.LocalAddr().(*net.TCPAddr).AddrPort()),
+			Remote: unmap(tc.RemoteAddr().(*net.TCPAddr).AddrPort()),
+		}
 		e.mu.Lock()
 		if e.closed || len(e.conns) >= e.opt.MaxConns {
 			e.mu.Unlock()

@@ -192,19 +192,31 @@ func TestEndpointResponseRouting(t *testing.T) {
 		elsewhere                     bool // the response comes to the sent-by port, not the source port
 		via                           string
 	}{
-		{name: "NAT-01 rport: source port, rport and received filled", network: "udp", sentBy: "192.0.2.200:5062", params: ";rport",
-			via: ";rport=SOURCE;received=127.0.0.1"},
-		{name: "NAT-01 rport and the true address: received all the same", network: "udp", sentBy: "SELF", params: ";rport",
-			via: ";rport=SOURCE;received=127.0.0.1"},
-		{name: "NAT-01 the peer's own rport and received are replaced", network: "udp", sentBy: "192.0.2.200", params: ";rport=9;received=192.0.2.3",
-			via: ";rport=SOURCE;received=127.0.0.1"},
-		{name: "CORE-19 a name in sent-by: received, sent-by port", network: "udp", sentBy: "phone.example.org:OTHER", elsewhere: true,
-			via: ";received=127.0.0.1"},
-		{name: "CORE-19 another address in sent-by", network: "udp", sentBy: "192.0.2.200:OTHER", elsewhere: true,
-			via: ";received=127.0.0.1"},
+		{
+			name: "NAT-01 rport: source port, rport and received filled", network: "udp", sentBy: "192.0.2.200:5062", params: ";rport",
+			via: ";rport=SOURCE;received=127.0.0.1",
+		},
+		{
+			name: "NAT-01 rport and the true address: received all the same", network: "udp", sentBy: "SELF", params: ";rport",
+			via: ";rport=SOURCE;received=127.0.0.1",
+		},
+		{
+			name: "NAT-01 the peer's own rport and received are replaced", network: "udp", sentBy: "192.0.2.200", params: ";rport=9;received=192.0.2.3",
+			via: ";rport=SOURCE;received=127.0.0.1",
+		},
+		{
+			name: "CORE-19 a name in sent-by: received, sent-by port", network: "udp", sentBy: "phone.example.org:OTHER", elsewhere: true,
+			via: ";received=127.0.0.1",
+		},
+		{
+			name: "CORE-19 another address in sent-by", network: "udp", sentBy: "192.0.2.200:OTHER", elsewhere: true,
+			via: ";received=127.0.0.1",
+		},
 		{name: "CORE-19 the true address in sent-by: nothing added", network: "udp", sentBy: "127.0.0.1:OTHER", elsewhere: true},
-		{name: "CORE-19 maddr", network: "udp", sentBy: "192.0.2.200:OTHER", params: ";maddr=127.0.0.1;rport", elsewhere: true,
-			via: ";maddr=127.0.0.1;rport=SOURCE;received=127.0.0.1"},
+		{
+			name: "CORE-19 maddr", network: "udp", sentBy: "192.0.2.200:OTHER", params: ";maddr=127.0.0.1;rport", elsewhere: true,
+			via: ";maddr=127.0.0.1;rport=SOURCE;received=127.0.0.1",
+		},
 		{name: "CORE-19 TCP: the connection", network: "tcp", sentBy: "192.0.2.200:5062", via: ";received=127.0.0.1"},
 		{name: "NAT-01 TCP with rport", network: "tcp", sentBy: "phone.invalid", params: ";rport", via: ";rport=SOURCE;received=127.0.0.1"},
 	} {
@@ -292,8 +304,10 @@ func TestEndpointUDP(t *testing.T) {
 		}
 	})
 	t.Run("no answer to what cannot be answered", func(t *testing.T) {
-		for _, s := range []string{strings.Repeat("garbage ", 10), "SIP/2.0 200 OK\r\nVia: x\r\n\r\n", request(map[string]string{"Via": "-"}),
-			request(map[string]string{"": "ACK sip:alice@example.com SIP/2.0", "CSeq": "x"})} {
+		for _, s := range []string{
+			strings.Repeat("garbage ", 10), "SIP/2.0 200 OK\r\nVia: x\r\n\r\n", request(map[string]string{"Via": "-"}),
+			request(map[string]string{"": "ACK sip:alice@example.com SIP/2.0", "CSeq": "x"}),
+		} {
 			p.write(s)
 		}
 		p.write(strings.Replace(framed(0, nil), ";branch", ";rport;branch", 1))

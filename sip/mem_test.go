@@ -132,8 +132,10 @@ type txNode struct {
 }
 
 func newTxNode(net *MemNet, addr netip.AddrPort, shard uint8) *txNode {
-	n := &txNode{in: make(chan *Message, 64), do: make(chan func(time.Time)), done: make(chan struct{}),
-		requests: map[string]int{}, outcomes: map[uint64][]int{}}
+	n := &txNode{
+		in: make(chan *Message, 64), do: make(chan func(time.Time)), done: make(chan struct{}),
+		requests: map[string]int{}, outcomes: map[uint64][]int{},
+	}
 	host := net.Host(addr, func(m *Message) { n.in <- m })
 	n.tx = NewTransactions(shard, host, time.Now())
 	n.stop.Go(n.run)
@@ -197,8 +199,10 @@ func TestTransactionsOnALossyNetwork(t *testing.T) {
 				for i := range uint64(count) {
 					client.do <- func(now time.Time) {
 						id := client.tx.Open(i)
-						req := request(map[string]string{"Call-ID": fmt.Sprint("c", i),
-							"Via": "SIP/2.0/UDP 192.0.2.1:5070;rport;branch=" + string(client.tx.AppendBranch(nil, id))})
+						req := request(map[string]string{
+							"Call-ID": fmt.Sprint("c", i),
+							"Via":     "SIP/2.0/UDP 192.0.2.1:5070;rport;branch=" + string(client.tx.AppendBranch(nil, id)),
+						})
 						client.tx.Request(now, id, Flow{Proto: UDP, Local: peerAddr, Remote: ourAddr}, []byte(req))
 					}
 					time.Sleep(5 * time.Millisecond)

@@ -90,8 +90,10 @@ var (
 
 // notifyText is a request with the branch of a client transaction.
 func notifyText(branch []byte) []byte {
-	return []byte(request(map[string]string{"": "NOTIFY sip:bob@192.0.2.1:5070 SIP/2.0", "CSeq": "7 NOTIFY",
-		"Via": "SIP/2.0/UDP 192.0.2.9:5060;rport;branch=" + string(branch)}))
+	return []byte(request(map[string]string{
+		"": "NOTIFY sip:bob@192.0.2.1:5070 SIP/2.0", "CSeq": "7 NOTIFY",
+		"Via": "SIP/2.0/UDP 192.0.2.9:5060;rport;branch=" + string(branch),
+	}))
 }
 
 // answerTo is a response as it comes back to the sender of req.
@@ -113,11 +115,15 @@ func TestClientTransactionTimers(t *testing.T) {
 		status      int
 		ends        time.Duration
 	}{
-		{name: "CORE-17 UDP, no answer", proto: UDP, status: 408, ends: 32 * time.Second,
-			sent: seconds(0, 0.5, 1.5, 3.5, 7.5, 11.5, 15.5, 19.5, 23.5, 27.5, 31.5)},
+		{
+			name: "CORE-17 UDP, no answer", proto: UDP, status: 408, ends: 32 * time.Second,
+			sent: seconds(0, 0.5, 1.5, 3.5, 7.5, 11.5, 15.5, 19.5, 23.5, 27.5, 31.5),
+		},
 		{name: "CORE-17 UDP, answered after 4 s", proto: UDP, answer: 4 * time.Second, status: 200, sent: seconds(0, 0.5, 1.5, 3.5)},
-		{name: "CORE-17 UDP, 100 after 200 ms: E fires once more and then every T2", proto: UDP, provisional: 200 * time.Millisecond, status: 408,
-			ends: 32 * time.Second, sent: seconds(0, 0.5, 4.5, 8.5, 12.5, 16.5, 20.5, 24.5, 28.5)},
+		{
+			name: "CORE-17 UDP, 100 after 200 ms: E fires once more and then every T2", proto: UDP, provisional: 200 * time.Millisecond, status: 408,
+			ends: 32 * time.Second, sent: seconds(0, 0.5, 4.5, 8.5, 12.5, 16.5, 20.5, 24.5, 28.5),
+		},
 		{name: "CORE-17 TCP, no answer", proto: TCP, status: 408, ends: 32 * time.Second, sent: seconds(0)},
 		{name: "CORE-17 TCP, 100 and then nothing", proto: TCP, provisional: time.Second, status: 408, ends: 32 * time.Second, sent: seconds(0)},
 		{name: "CORE-17 TCP, answered", proto: TCP, answer: time.Second, status: 200, sent: seconds(0)},
@@ -366,14 +372,22 @@ func TestServerTransaction(t *testing.T) {
 		{name: "CORE-16 other sent-by port", then: map[string]string{"Via": "SIP/2.0/UDP 192.0.2.1:5071;branch=z9hG4bKabc"}},
 		{name: "CORE-16 other method", then: map[string]string{"": "PUBLISH sip:alice@example.com SIP/2.0", "CSeq": "7 PUBLISH"}},
 		{name: "CORE-16 the branch decides, not the rest", then: map[string]string{"Call-ID": "other"}, same: true},
-		{name: "RFC 2543 branch, equal", first: map[string]string{"Via": "SIP/2.0/UDP 192.0.2.1;branch=1"},
-			then: map[string]string{"Via": "SIP/2.0/UDP 192.0.2.1;branch=1"}, same: true},
-		{name: "RFC 2543 branch, other Call-ID", first: map[string]string{"Via": "SIP/2.0/UDP 192.0.2.1;branch=1"},
-			then: map[string]string{"Via": "SIP/2.0/UDP 192.0.2.1;branch=1", "Call-ID": "other"}},
-		{name: "RFC 2543 branch, other CSeq", first: map[string]string{"Via": "SIP/2.0/UDP 192.0.2.1"},
-			then: map[string]string{"Via": "SIP/2.0/UDP 192.0.2.1", "CSeq": "8 SUBSCRIBE"}},
-		{name: "RFC 2543 branch, other tag", first: map[string]string{"Via": "SIP/2.0/UDP 192.0.2.1"},
-			then: map[string]string{"Via": "SIP/2.0/UDP 192.0.2.1", "From": "<sip:bob@example.org>;tag=b2"}},
+		{
+			name: "RFC 2543 branch, equal", first: map[string]string{"Via": "SIP/2.0/UDP 192.0.2.1;branch=1"},
+			then: map[string]string{"Via": "SIP/2.0/UDP 192.0.2.1;branch=1"}, same: true,
+		},
+		{
+			name: "RFC 2543 branch, other Call-ID", first: map[string]string{"Via": "SIP/2.0/UDP 192.0.2.1;branch=1"},
+			then: map[string]string{"Via": "SIP/2.0/UDP 192.0.2.1;branch=1", "Call-ID": "other"},
+		},
+		{
+			name: "RFC 2543 branch, other CSeq", first: map[string]string{"Via": "SIP/2.0/UDP 192.0.2.1"},
+			then: map[string]string{"Via": "SIP/2.0/UDP 192.0.2.1", "CSeq": "8 SUBSCRIBE"},
+		},
+		{
+			name: "RFC 2543 branch, other tag", first: map[string]string{"Via": "SIP/2.0/UDP 192.0.2.1"},
+			then: map[string]string{"Via": "SIP/2.0/UDP 192.0.2.1", "From": "<sip:bob@example.org>;tag=b2"},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := newTxBench(0)
