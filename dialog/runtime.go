@@ -496,7 +496,7 @@ func (sh *shard) guard(f func()) (ok bool) {
 	defer func() {
 		if p := recover(); p != nil {
 			sh.rt.stats.Panics.Add(1)
-			sh.rt.opt.Log.Error("panic in a shard turn", "shard", sh.id, "panic", p, "stack", string(debug.Stack()))
+			sh.rt.opt.Log.Error("panic", "shard", sh.id, "panic", p, "stack", string(debug.Stack()))
 		}
 	}()
 	f()

@@ -117,15 +117,15 @@ func (t *Turn) SetTimer(component uint8, id uint64, at time.Time) sip.Timer {
 func (t *Turn) CancelTimer(tm sip.Timer) { t.sh.wheel.Cancel(tm) }
 
 // Async runs work outside the shard, among a bounded number of workers, and
-// then done in a turn of the shard. It returns false, and runs nothing, when
+// then, even if work panicked, done in a turn of the shard. It returns false, and runs nothing, when
 // too much is waiting.
 func (t *Turn) Async(work func(ctx context.Context), done func(*Turn)) bool {
 	sh := t.sh
 	f := func() {
 		ctx, cancel := context.WithTimeout(context.Background(), asyncTimeout)
 		defer cancel()
-		work(ctx)
-		sh.rt.Post(sh.id, done)
+		defer sh.rt.Post(sh.id, done)
+		sh.guard(func() { work(ctx) })
 	}
 	select {
 	case sh.rt.work <- f:

@@ -130,7 +130,7 @@ func (s *Shard) resolve(t *dialog.Turn, v *view) {
 		return
 	}
 	var tree *list.Tree
-	var err error
+	err := errors.New("reading the list failed")
 	ok := t.Async(func(ctx context.Context) { tree, err = cat.Tree(ctx, v.in.Resource) }, func(t *dialog.Turn) {
 		if s.views[v.id] == v && v.asked == asked { // else a newer answer is here or on its way
 			s.resolved(t, v, tree, err)

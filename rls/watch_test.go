@@ -529,6 +529,15 @@ func TestMemberAuthorization(t *testing.T) {
 		if got := string(win.Next().Body()); !strings.Contains(got, alice) || !strings.Contains(got, dave) || strings.Count(got, "<watcher ") != 2 {
 			t.Errorf("RL-40: watcher information is\n%s", got)
 		}
+		n.Put("pres-rules/users/sip:eve@example.com/index", rules(alice, "block"))
+		sub.Next()
+		hers := w.UA("sip:eve@example.com").Dialog(n, "sip:eve@example.com")
+		hers.Event, hers.Headers = "presence.winfo", ""
+		hers.MustSubscribe(600)
+		if got := string(hers.Next().Body()); strings.Contains(got, alice) || !strings.Contains(got, dave) {
+			t.Errorf("WI-04: watcher information has a blocked member\n%s", got)
+		}
+		hers.Unsubscribe()
 		for _, s := range []*servertest.Sub{sub, other} {
 			s.Refresh()
 			s.Next()
