@@ -245,7 +245,7 @@ func TestRemoteServerDown(t *testing.T) {
 	if _, a := ann.Publish("sip:ann@example.org", pidf("sip:ann@example.org", "open", "Back"), 600); a.Status != 200 {
 		t.Fatalf("PUBLISH to Kamailio: %d", a.Status)
 	}
-	deadline := time.Now().Add(15 * time.Second) // the first retry comes after 5 s, give or take a fifth
+	deadline := time.Now().Add(50 * time.Second) // retries come after 5, 15 and 35 s, give or take a fifth
 	for v.state["sip:ann@example.org"] != "active open: Back" && time.Now().Before(deadline) {
 		v.apply(sub.WaitNotify(nil, time.Until(deadline)))
 	}

@@ -70,6 +70,18 @@ func (s *Store) openPostgres(ctx context.Context, dsn string, opt Options) error
 	}
 }
 
+// awaitPredecessor waits for what a server that was just killed still has in the database: its last transaction may be
+// committing in a backend that has not noticed yet, and must not appear between the reads of a recovery.
+func (s *Store) awaitPredecessor(ctx context.Context) error {
+	tx, err := s.w.BeginTxx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	_, err = tx.ExecContext(ctx, `LOCK TABLE subscription, publication, document, meta IN EXCLUSIVE MODE`)
+	return err
+}
+
 // sessionLock is an advisory lock held by a connection of its own. When that connection breaks the lock is gone until
 // check takes it again: it keeps a second server from being started by mistake and is no fence for a cluster.
 type sessionLock struct {

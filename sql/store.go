@@ -116,6 +116,9 @@ func Open(ctx context.Context, dsn string, opt Options) (*Store, error) {
 	}
 	if err == nil && !opt.NoMigrate {
 		err = s.prepareSchema(ctx)
+		if err == nil && s.engine == enginePostgres && !opt.Beside {
+			err = s.awaitPredecessor(ctx)
+		}
 	}
 	if err != nil {
 		s.Close()
