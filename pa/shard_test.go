@@ -237,6 +237,27 @@ func TestRestore(t *testing.T) {
 	})
 }
 
+// PR-04: a restored publication says the sphere too.
+func TestRestoreSphere(t *testing.T) {
+	rules := &stillRules{sets: mustRules(t, `<cr:rule id="a"><cr:conditions><cr:sphere value="work"/></cr:conditions><cr:actions><pr:sub-handling>allow</pr:sub-handling></cr:actions></cr:rule>`)}
+	inShard(t, Options{Rules: rules}, func(turn func(func(*dialog.Turn, *Shard, *sinks))) {
+		turn(func(tn *dialog.Turn, s *Shard, _ *sinks) {
+			row := stored(1, "", tn.Now.Add(time.Hour))
+			row.Body = []byte(`<presence xmlns="urn:ietf:params:xml:ns:pidf" xmlns:dm="urn:ietf:params:xml:ns:pidf:data-model" xmlns:r="urn:ietf:params:xml:ns:pidf:rpid" entity="` + alice +
+				`"><dm:person id="p"><r:sphere><r:work/></r:sphere></dm:person></presence>`)
+			if err := s.Restore(tn, row); err != nil {
+				t.Fatal(err)
+			}
+			s.Attach(tn, interest("sip:w@example.com"), sink(0))
+		})
+		turn(func(_ *dialog.Turn, _ *Shard, out *sinks) {
+			if u := out.last(sink(0)); u.State != dialog.Active {
+				t.Errorf("PR-04: %+v, want active", u)
+			}
+		})
+	})
+}
+
 // A watcher that leaves while rules are being read is not brought back.
 func TestDetachWhileFetching(t *testing.T) {
 	inShard(t, Options{Rules: slowRules{}}, func(turn func(func(*dialog.Turn, *Shard, *sinks))) {

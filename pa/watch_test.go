@@ -338,7 +338,11 @@ func (f *faulty) Document(ctx context.Context, selector string) (xcapclient.Docu
 	}
 	f.mu.Unlock()
 	if gate != nil {
-		<-gate
+		select {
+		case <-gate:
+		case <-ctx.Done():
+			return xcapclient.Document{}, ctx.Err()
+		}
 	}
 	switch {
 	case !strings.HasPrefix(selector, "pres-rules/"), err == nil && body == "":
@@ -378,6 +382,26 @@ func TestRulesUnreadable(t *testing.T) {
 			t.Errorf("rules readable again: %s %q", got.State, got.Text())
 		}
 		early.Last("rejected")
+	})
+}
+
+// EV-14: rules that cannot be read for a long time do not keep a SUBSCRIBE
+// waiting for as long: the watcher is pending.
+func TestRulesHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := servertest.New(t)
+		src := &faulty{gate: make(chan struct{})}
+		n := w.Node("192.0.2.1", mode("allow"), server.WithSource(src))
+		at := time.Now()
+		sub := w.UA(bob).Watch(n, alice)
+		if got := sub.Next(); got.State != "pending" || got.At.Sub(at) > 10*time.Second {
+			t.Errorf("EV-14, PR-18: %s after %v", got.State, got.At.Sub(at))
+		}
+		close(src.gate)
+		w.Settle(2 * time.Minute)
+		if got := sub.Next(); got.State != "active" || got.Text() != "closed" {
+			t.Errorf("rules readable: %s %q", got.State, got.Text())
+		}
 	})
 }
 

@@ -642,7 +642,7 @@ type docs struct {
 	mu      sync.Mutex
 	bodies  map[string]string
 	err     error
-	gate    chan struct{} // if set, reading a resource list waits for it
+	gate    chan struct{} // if set, reading a resource list or rules waits for it
 	changed func([]string)
 }
 
@@ -651,7 +651,7 @@ func (d *docs) Document(_ context.Context, sel string) (xcapclient.Document, err
 	body, ok := d.bodies[sel]
 	err, gate := d.err, d.gate
 	d.mu.Unlock()
-	if gate != nil && strings.HasPrefix(sel, "resource-lists/") {
+	if gate != nil && !strings.HasPrefix(sel, "rls-services/") {
 		<-gate
 	}
 	switch {
@@ -729,6 +729,33 @@ func TestListUnreadable(t *testing.T) {
 		src.mu.Unlock()
 		w.Settle(5 * time.Minute)
 		sub.WantView("readable again", state{bob: "terminated noresource", carol: "closed"})
+		sub.Drain()
+		sub.Unsubscribe()
+		n.CheckIdle()
+	})
+}
+
+// EV-14, RL-15: the first NOTIFY does not wait for members whose rules are slow
+// to read; they are unknown in it and follow.
+func TestSlowMember(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := servertest.New(t)
+		gate := make(chan struct{})
+		src := &docs{bodies: map[string]string{serviceDoc: servertest.Services(servertest.Service(team, alice, bob, carol))}, gate: gate}
+		n := w.Node("192.0.2.1", func(c *server.Config) { c.PresenceAuth = "allow" }, server.WithSource(src))
+		at := time.Now()
+		sub := w.UA(alice).Watch(n, team)
+		if d := sub.Next().At.Sub(at); d < 50*time.Millisecond || d > 200*time.Millisecond {
+			t.Errorf("EV-07: first NOTIFY after %v", d)
+		}
+		for uri, s := range sub.View() {
+			if s != "unknown" {
+				t.Errorf("RL-15: %s is %q before its rules were read", uri, s)
+			}
+		}
+		close(gate)
+		w.Settle(2 * time.Second)
+		sub.WantView("rules were read", state{alice: "closed", bob: "closed", carol: "closed"})
 		sub.Drain()
 		sub.Unsubscribe()
 		n.CheckIdle()

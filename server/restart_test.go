@@ -10,7 +10,6 @@ import (
 
 	"rollcall/server"
 	"rollcall/server/servertest"
-	"rollcall/sip"
 )
 
 const (
@@ -128,6 +127,9 @@ func TestRestart(t *testing.T) {
 // What happened while the server was down is told when it is up.
 func TestRestartExpiry(t *testing.T) {
 	deployed(t, nil, func(d *deployment) {
+		gone := d.UA("sip:eve@example.com").Publication(d.n)
+		gone.Say("open", "bye")
+		gone.Send("", 0)
 		short := d.UA(alice).Dialog(d.n, team)
 		short.MustSubscribe(90)
 		short.Next()
@@ -138,6 +140,9 @@ func TestRestartExpiry(t *testing.T) {
 		d.Settle(time.Second)
 		d.n.Restart(10 * time.Minute)
 		at := time.Now()
+		if got := d.UA(alice).Watch(d.n, "sip:eve@example.com").Next().Text(); got != "closed" {
+			t.Errorf("a removed publication is back: %q", got)
+		}
 		// EV-11: the subscription ran out; its watcher is told, with the list (RL-26).
 		short.Expect(servertest.Restart)
 		if got := short.Last("timeout"); got.RLMI == nil {
@@ -156,6 +161,8 @@ func TestRestartExpiry(t *testing.T) {
 func TestRestartListChanged(t *testing.T) {
 	deployed(t, nil, func(d *deployment) {
 		d.n.Restart(0)
+		d.n.Put("rls-services/global/index", servertest.Services(servertest.Service(team, bob, carol, inner), servertest.Service(inner, bob), servertest.Service("sip:x@example.com")))
+		d.quiet(10*time.Second, "another service of the document is no change")
 		d.list.Expect(servertest.Restart)
 		d.n.Put("rls-services/global/index", servertest.Services(servertest.Service(team, carol, inner), servertest.Service(inner, bob), servertest.Service("sip:new@example.com")))
 		d.list.Next()
@@ -249,20 +256,21 @@ func TestCrashKeepsWhatWasAcknowledged(t *testing.T) {
 // What arrives while the server starts waits until everything is recovered.
 func TestRefreshDuringStart(t *testing.T) {
 	deployed(t, nil, func(d *deployment) {
-		if err := d.n.Stop(context.Background()); err != nil {
-			t.Error(err)
-		}
-		done := make(chan sip.ServerID)
-		go func() {
-			defer close(done)
-			if m := d.direct.Refresh(); m.Status() != 200 {
-				t.Errorf("EV-30: refresh during the start: %d", m.Status())
+		answers := make(chan int, 4)
+		d.Bound = func() {
+			for _, s := range d.all() {
+				go func() { answers <- s.Refresh().Status() }()
 			}
-		}()
-		d.Settle(1700 * time.Millisecond) // its retransmissions are on their way
-		d.n.Restart(0)
-		<-done
-		d.direct.Next()
+			synctest.Wait()
+		}
+		d.list.Expect(servertest.Restart)
+		d.n.Restart(time.Second)
+		for _, s := range d.all() {
+			if status := <-answers; status != 200 {
+				t.Errorf("EV-30: a refresh during the start: %d, want 200", status)
+			}
+			s.Next()
+		}
 	})
 }
 

@@ -1,5 +1,6 @@
 // Package servertest runs whole servers and scripted user agents on a network
-// in memory, in the virtual time of a testing/synctest bubble.
+// in memory, in the virtual time of a testing/synctest bubble. UAs can also talk
+// over loopback sockets, in real time, to a server that a test started itself.
 //
 // A World is the network, a Node a server with everything it is made of, a UA
 // a phone that publishes and watches, a Peer another server whose every message

@@ -25,9 +25,12 @@ import (
 // World is a network in memory. Everything on it belongs to one bubble. A World
 // made by NewReal is that of loopback sockets, in real time.
 type World struct {
-	T    testing.TB
-	Net  *sip.MemNet // nil on sockets
-	last int         // UAs so far
+	T   testing.TB
+	Net *sip.MemNet // nil on sockets
+	// Bound, if set, is called when a Node has bound its address, in the middle
+	// of its start.
+	Bound func()
+	last  int // UAs so far
 }
 
 // New makes a network without faults. It must be called within synctest.Test;
@@ -102,7 +105,7 @@ func (n *Node) start() {
 	t := n.w.T
 	t.Helper()
 	attach := func(recv sip.Receiver) server.Network {
-		n.net = &network{net: n.w.Net, recv: recv}
+		n.net = &network{net: n.w.Net, recv: recv, bound: n.w.Bound}
 		return n.net
 	}
 	s, err := server.New(n.cfg, Log(t), append(slices.Clone(n.opts), server.OnNetwork(attach))...)
@@ -180,6 +183,8 @@ type network struct {
 	host *sip.MemHost
 	addr netip.AddrPort
 	dead atomic.Bool
+
+	bound func()
 }
 
 // cut ends the server's part of the network.
@@ -192,6 +197,9 @@ func (n *network) Listen(_ sip.Proto, addr string) (netip.AddrPort, error) {
 	var err error
 	if n.addr, err = netip.ParseAddrPort(addr); err == nil {
 		n.host = n.net.Host(n.addr, n.recv)
+		if n.bound != nil {
+			n.bound()
+		}
 	}
 	return n.addr, err
 }
