@@ -79,6 +79,8 @@ type Runtime struct {
 	stopped chan struct{} // nothing runs any more
 	stats   Stats
 	limit   sip.LogLimit
+
+	unsettled []string // see Unsettled
 }
 
 // Stats counts; read with atomic loads. The last group must stay 0.
@@ -173,10 +175,8 @@ func (rt *Runtime) Stop(ctx context.Context) error {
 	}
 	var err error
 	if rt.started.Load() {
-		err = rt.quiesce(ctx)
-		if err == nil {
-			err = rt.flush(ctx)
-		}
+		rt.quiesce(ctx)
+		err = rt.flush(ctx)
 	}
 	close(rt.done)
 	rt.over.Wait()
@@ -184,10 +184,15 @@ func (rt *Runtime) Stop(ctx context.Context) error {
 	return err
 }
 
+// quiesceLimit is how long a stop waits for watchers to answer.
+const quiesceLimit = 3 * time.Second
+
 // quiesce waits until no NOTIFY is in flight or owed, but for those to peers
-// that failed before. What only pacing keeps back goes now: after the restart
+// that failed before, and no longer than quiesceLimit. What only pacing keeps back goes now: after the restart
 // nobody would know of it.
-func (rt *Runtime) quiesce(ctx context.Context) error {
+func (rt *Runtime) quiesce(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, quiesceLimit)
+	defer cancel()
 	for {
 		var busy atomic.Int64
 		rt.each(func(t *Turn) {
@@ -202,24 +207,34 @@ func (rt *Runtime) quiesce(ctx context.Context) error {
 			}
 		})
 		if busy.Load() == 0 {
-			return nil
+			return
 		}
 		select {
 		case <-ctx.Done():
-			return nil // the rest is repaired like after a crash: their ceilings stand
+			return // the rest is Unsettled
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
 }
+
+// Unsettled names, after Stop, the stored dialogs whose watchers have not
+// confirmed the newest state: they want a NOTIFY after the restart.
+func (rt *Runtime) Unsettled() []string { return rt.unsettled }
 
 // flush stores the exact CSeq of every quiet dialog and waits for the commit.
 func (rt *Runtime) flush(ctx context.Context) error {
 	if rt.opt.Durability == Memory {
 		return nil
 	}
+	var mu sync.Mutex
 	rt.each(func(t *Turn) {
 		t.sh.frozen = true
 		for _, s := range t.sh.subs {
+			if s.stored && (s.n.inFlight || s.n.owed) {
+				mu.Lock()
+				rt.unsettled = append(rt.unsettled, s.row.ID)
+				mu.Unlock()
+			}
 			if s.stored && !s.n.inFlight {
 				s.n.ceiling = s.n.cseq // exact: nothing will be sent any more
 				s.row.CSeqCeiling = s.n.cseq

@@ -143,7 +143,6 @@ type Request struct {
 	Msg      *sip.Message
 	Tx       sip.ServerID
 	Resource string // canonical key of the Request-URI
-	Local    bool   // the resource's domain is ours
 	Package  *Package
 	Watcher  Identity // who sent it
 	kept     bool

@@ -117,22 +117,27 @@ func (sh *shard) request(t *Turn, r *Request) *Error {
 	if m.Method() == sip.NOTIFY {
 		return sh.notifyReceived(t, r)
 	}
+	within := m.Method() == sip.SUBSCRIBE && len(m.To().Tag()) > 0
+	if !within {
+		key, local, kerr := rt.opt.Key(m.RequestURI())
+		switch {
+		case errors.Is(kerr, sip.ErrScheme):
+			return &Error{Status: 416, Err: kerr}
+		case kerr != nil:
+			return &Error{Status: 400, Reason: "Bad Request-URI", Err: kerr}
+		case !local && m.Method() == sip.PUBLISH:
+			return Refuse(404, "") // before anything else (PUB-01)
+		}
+		r.Resource = key
+	}
 	pkg, err := sh.eventOf(m)
 	if err != nil {
 		return err
 	}
 	r.Package = pkg
-	if m.Method() == sip.SUBSCRIBE && len(m.To().Tag()) > 0 {
+	if within {
 		return sh.resubscribe(t, r)
 	}
-	key, local, kerr := rt.opt.Key(m.RequestURI())
-	switch {
-	case errors.Is(kerr, sip.ErrScheme):
-		return &Error{Status: 416, Err: kerr}
-	case kerr != nil:
-		return &Error{Status: 400, Reason: "Bad Request-URI", Err: kerr}
-	}
-	r.Resource, r.Local = key, local
 	if len(sh.held) > heldLimit || rt.commit.overloaded() {
 		rt.stats.Overload.Add(1)
 		return &Error{Status: 503, Reason: "Store Too Slow", RetryAfter: 10 * time.Second}

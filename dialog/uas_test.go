@@ -264,7 +264,7 @@ func TestPublishAnsweredLater(t *testing.T) {
 		r, p := phoneRig(t, nil)
 		var waiting *Request
 		r.src.publish = func(_ *Turn, rq *Request) {
-			if rq.Resource != alice || !rq.Local || rq.Package.Name != "presence" || rq.Watcher.URI != alice {
+			if rq.Resource != alice || rq.Package.Name != "presence" || rq.Watcher.URI != alice {
 				t.Errorf("%+v", rq)
 			}
 			rq.Keep()

@@ -27,9 +27,6 @@ func (s *Shard) Publish(t *dialog.Turn, r *dialog.Request) {
 
 func (s *Shard) publish(t *dialog.Turn, r *dialog.Request) *dialog.Error {
 	m := r.Msg
-	if !r.Local {
-		return dialog.Refuse(404, "")
-	}
 	if !r.Package.Publish {
 		return dialog.Refuse(489, "", "Allow-Events", "presence")
 	}

@@ -322,7 +322,8 @@ func (s *Server) documentsChanged(selectors []string) {
 	}
 }
 
-// cleanMeta remembers in the store that the last stop was in order.
+// cleanMeta remembers in the store that the last stop was in order: "yes", then
+// the dialogs that want a NOTIFY all the same.
 const cleanMeta = "clean_stop"
 
 // Start binds the listeners, recovers what is stored and begins to serve.
@@ -376,9 +377,15 @@ func (s *Server) recover(ctx context.Context) (restored func() error, err error)
 	if s.set.durability == dialog.Memory {
 		return func() error { return nil }, nil
 	}
-	clean, err := s.store.Meta(ctx, cleanMeta)
+	stop, err := s.store.Meta(ctx, cleanMeta)
 	if err != nil && !errors.Is(err, sql.ErrNotFound) {
 		return nil, err
+	}
+	unsettled := strings.Fields(stop)
+	clean := len(unsettled) > 0 && unsettled[0] == "yes"
+	tell := make(map[string]bool, len(unsettled))
+	for _, id := range unsettled {
+		tell[id] = true
 	}
 	pubs := 0
 	err = s.store.Publications(ctx, func(row pa.PublicationRow) error {
@@ -406,11 +413,11 @@ func (s *Server) recover(ctx context.Context) (restored func() error, err error)
 			return err
 		}
 		for _, row := range rows {
-			if err := s.rt.Restore(row, clean != "yes"); err != nil {
+			if err := s.rt.Restore(row, !clean || tell[row.ID]); err != nil {
 				s.log.Error("stored subscription not usable", "err", err)
 			}
 		}
-		s.log.Info("recovered", "publications", pubs, "subscriptions", len(rows), "clean", clean == "yes")
+		s.log.Info("recovered", "publications", pubs, "subscriptions", len(rows), "clean", clean)
 		return nil
 	}, nil
 }
@@ -427,11 +434,9 @@ func (s *Server) Stop(ctx context.Context) error {
 		if s.web != nil {
 			s.web.Shutdown(ctx)
 		}
-		drain, cancel := context.WithTimeout(ctx, 3*time.Second)
-		err = s.rt.Stop(drain)
-		cancel()
+		err = s.rt.Stop(ctx)
 		if err == nil && s.set.durability != dialog.Memory {
-			err = s.store.SetMeta(ctx, cleanMeta, "yes")
+			err = s.store.SetMeta(ctx, cleanMeta, strings.Join(append([]string{"yes"}, s.rt.Unsettled()...), " "))
 		}
 		s.cancel()
 		s.network.Close()
