@@ -85,6 +85,10 @@ type SIPp struct {
 	timeout time.Duration
 }
 
+// mediaPort is the first of four ports for the media sockets that SIPp binds though nobody uses them: it takes the next but one
+// for video without asking. They lie below those of FreePort, so that they cannot be somebody else's.
+func mediaPort(t testing.TB) int { return 10000 + FreePort(t)%2000*4 }
+
 // StartPublish starts a publication.
 func StartPublish(t testing.TB, o PublishOptions) *SIPp {
 	t.Helper()
@@ -244,7 +248,7 @@ func startSIPp(t testing.TB, dir, scenario string, o SIPpOptions, data map[strin
 			// One message a turn: the answer leaves before the next message is looked at.
 			"-nd", "-max_recv_loops", "1",
 			"-timeout", strconv.Itoa(int((o.Timeout + time.Second - 1) / time.Second)), "-timeout_error",
-			"-ci", "127.0.0.1", "-p", strconv.Itoa(FreePort(t)), "-cp", strconv.Itoa(FreePort(t)), "-mi", "127.0.0.1", "-mp", strconv.Itoa(FreePort(t)),
+			"-ci", "127.0.0.1", "-p", strconv.Itoa(FreePort(t)), "-cp", strconv.Itoa(FreePort(t)), "-mi", "127.0.0.1", "-mp", strconv.Itoa(mediaPort(t)),
 			"-trace_msg", "-message_file", filepath.Join(dir, "messages"),
 			"-trace_err", "-error_file", filepath.Join(dir, "errors"),
 		},
