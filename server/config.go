@@ -125,7 +125,7 @@ func (c *Config) settings() (*settings, error) {
 		s.durability = dialog.Memory
 	case strings.HasPrefix(c.Store, "sqlite:") && len(c.Store) > len("sqlite:"), strings.HasPrefix(c.Store, "postgres://"), strings.HasPrefix(c.Store, "postgresql://"):
 	default:
-		fault("store", "%q is none of memory, sqlite:PATH, postgres://...", maskDSN(c.Store))
+		fault("store", "%q is none of memory, sqlite:PATH, postgres://...", Mask(c.Store))
 	}
 	switch c.Sync {
 	case "normal":
@@ -218,3 +218,28 @@ func packages() []*dialog.Package { return []*dialog.Package{pa.Presence(), pa.W
 // listInterval is the shortest gap between two NOTIFYs of a list subscription
 // when nothing else is said.
 const listInterval = 500 * time.Millisecond
+
+// Mask hides the passwords in a store's or an XCAP root's address.
+func Mask(dsn string) string {
+	if !strings.Contains(dsn, "://") {
+		return dsn
+	}
+	u, err := url.Parse(dsn)
+	if err != nil {
+		scheme, _, _ := strings.Cut(dsn, "://")
+		return scheme + "://xxxxx"
+	}
+	if q := u.Query(); len(q) > 0 {
+		hidden := false
+		for k := range q {
+			if l := strings.ToLower(k); strings.Contains(l, "password") || strings.Contains(l, "secret") || strings.Contains(l, "token") {
+				q.Set(k, "xxxxx")
+				hidden = true
+			}
+		}
+		if hidden {
+			u.RawQuery = q.Encode()
+		}
+	}
+	return u.Redacted()
+}

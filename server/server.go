@@ -97,7 +97,7 @@ func New(cfg Config, log *slog.Logger, opts ...Option) (*Server, error) {
 		sync = sql.SyncFull
 	}
 	if s.store, err = sql.Open(ctx, cfg.Store, sql.Options{Sync: sync}); err != nil {
-		return nil, fmt.Errorf("store %s: %w", maskDSN(cfg.Store), err)
+		return nil, fmt.Errorf("store %s: %w", Mask(cfg.Store), err)
 	}
 	if err := s.openDocuments(); err != nil {
 		s.store.Close()
@@ -105,18 +105,6 @@ func New(cfg Config, log *slog.Logger, opts ...Option) (*Server, error) {
 	}
 	s.wire()
 	return s, nil
-}
-
-// maskDSN hides a password.
-func maskDSN(dsn string) string {
-	scheme, rest, ok := strings.Cut(dsn, "://")
-	if !ok {
-		return dsn
-	}
-	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
-		rest = "..." + rest[i:]
-	}
-	return scheme + "://" + rest
 }
 
 func (s *Server) openDocuments() error {

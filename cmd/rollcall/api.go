@@ -14,6 +14,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"rollcall/rls/rlmi"
 	"rollcall/server"
 )
 
@@ -100,15 +101,11 @@ func objects(w io.Writer, all []json.RawMessage) error {
 }
 
 func firstName(names []server.Name) string {
-	for _, n := range names {
-		if n.Lang == "" {
-			return n.Text
-		}
+	all := make([]rlmi.Name, len(names))
+	for i, n := range names {
+		all[i] = rlmi.Name(n)
 	}
-	if len(names) > 0 {
-		return names[0].Text
-	}
-	return ""
+	return nameOf(all)
 }
 
 func listCommand() *cli.Command {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 	"reflect"
 	"regexp"
@@ -248,37 +247,12 @@ func keys() []string {
 	return out
 }
 
-// mask hides passwords in a DSN or URL.
-func mask(dsn string) string {
-	if !strings.Contains(dsn, "://") {
-		return dsn
-	}
-	u, err := url.Parse(dsn)
-	if err != nil {
-		scheme, _, _ := strings.Cut(dsn, "://")
-		return scheme + "://xxxxx"
-	}
-	if q := u.Query(); len(q) > 0 {
-		hidden := false
-		for k := range q {
-			if l := strings.ToLower(k); strings.Contains(l, "password") || strings.Contains(l, "secret") || strings.Contains(l, "token") {
-				q.Set(k, "xxxxx")
-				hidden = true
-			}
-		}
-		if hidden {
-			u.RawQuery = q.Encode()
-		}
-	}
-	return u.Redacted()
-}
-
 // masked is what may be shown of a configuration.
 func masked(cfg server.Config) server.Config {
-	cfg.Store = mask(cfg.Store)
+	cfg.Store = server.Mask(cfg.Store)
 	cfg.XCAP = slices.Clone(cfg.XCAP)
 	for i := range cfg.XCAP {
-		cfg.XCAP[i] = mask(cfg.XCAP[i])
+		cfg.XCAP[i] = server.Mask(cfg.XCAP[i])
 	}
 	if cfg.XCAPServer == nil {
 		on := slices.Contains(cfg.XCAP, "store")

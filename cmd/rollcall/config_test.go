@@ -214,7 +214,7 @@ func TestMask(t *testing.T) {
 		"postgres://u:se%zzcret@db/x":       "postgres://xxxxx",
 		"https://u:secret@xcap.example/x":   "https://u:xxxxx@xcap.example/x",
 	} {
-		if got := mask(in); got != want {
+		if got := server.Mask(in); got != want {
 			t.Errorf("%s: %s, want %s", in, got, want)
 		}
 	}
