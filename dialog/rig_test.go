@@ -568,9 +568,29 @@ func (c *call) ask(headers ...string) *sip.Message {
 	return c.answer()
 }
 
+// wantTrying waits 3.5 s: RFC 4320 section 4.1 has the one provisional response
+// go out then (CORE-07), and no earlier.
+func (c *call) wantTrying() {
+	c.p.t.Helper()
+	time.Sleep(3490 * time.Millisecond)
+	settle()
+	if m := c.answer(); m != nil {
+		c.p.t.Fatalf("CORE-07: early\n%s", m.Raw)
+	}
+	time.Sleep(10 * time.Millisecond)
+	settle()
+	m := c.answer()
+	if m == nil || m.Status() != 100 {
+		c.p.t.Fatalf("CORE-07: no 100 after 3.5 s: %v", m)
+	}
+	if string(m.CallID()) != c.id || m.CSeq() != c.cseq || m.Has(sip.HdrContact) {
+		c.p.t.Errorf("CORE-07: 100 is\n%s", m.Raw)
+	}
+}
+
 func (c *call) answer() *sip.Message {
 	m := c.p.take(func(m *sip.Message) bool { return !m.IsRequest() && string(m.CallID()) == c.id && m.CSeq() == c.cseq })
-	if m != nil && m.Status() < 300 && c.toTag == "" {
+	if m != nil && m.Status() >= 200 && m.Status() < 300 && c.toTag == "" {
 		c.toTag = string(m.To().Tag())
 		if t, err := sip.ParseNameAddr(m.Header(sip.HdrContact)); err == nil {
 			c.target = string(t.URI)

@@ -3,7 +3,6 @@ package dialog
 import (
 	"context"
 	"errors"
-	"hash/fnv"
 	"log/slog"
 	"net/netip"
 	"runtime/debug"
@@ -179,6 +178,9 @@ func (rt *Runtime) Stop(ctx context.Context) error {
 		err = rt.flush(ctx)
 	}
 	close(rt.done)
+	for _, sh := range rt.shards {
+		sh.poke()
+	}
 	rt.over.Wait()
 	close(rt.stopped)
 	return err
@@ -288,9 +290,10 @@ func (rt *Runtime) do(shard uint8, f func(t *Turn)) {
 
 // ShardOf is the shard that owns a resource.
 func ShardOf(resource string) uint8 {
-	h := fnv.New32a()
-	h.Write([]byte(resource))
-	s := h.Sum32()
+	s := uint32(2166136261) // FNV-1a
+	for i := 0; i < len(resource); i++ {
+		s = (s ^ uint32(resource[i])) * 16777619
+	}
 	return uint8(s ^ s>>8 ^ s>>16 ^ s>>24)
 }
 
@@ -310,16 +313,19 @@ func (rt *Runtime) Receive(m *sip.Message) {
 		m.Release()
 		return
 	}
-	sh := rt.shards[rt.owner(m)]
+	in := incoming{m: m}
+	sh := rt.shards[rt.owner(&in)]
 	limit := mailboxLimit
 	if !m.IsRequest() { // we asked for it: without it the request comes again, or counts as unanswered
 		limit *= 2
 	}
 	sh.box.mu.Lock()
-	if len(sh.box.msgs) < limit {
-		sh.box.msgs = append(sh.box.msgs, m)
+	if n := len(sh.box.msgs); n < limit {
+		sh.box.msgs = append(sh.box.msgs, in)
 		sh.box.mu.Unlock()
-		sh.poke()
+		if n == 0 {
+			sh.poke()
+		}
 		return
 	}
 	sh.box.mu.Unlock()
@@ -354,9 +360,20 @@ func overloaded(m *sip.Message) []byte {
 	return sip.AppendBody(b, "", nil)
 }
 
+// incoming is a message in a mailbox, with the resource it is for when that
+// named its shard.
+type incoming struct {
+	m     *sip.Message
+	key   string
+	err   error
+	keyed bool
+	local bool
+}
+
 // owner is the shard of a message: named by our branch in a response, by our
 // tag in a request within a dialog, by the resource otherwise.
-func (rt *Runtime) owner(m *sip.Message) uint8 {
+func (rt *Runtime) owner(in *incoming) uint8 {
+	m := in.m
 	if !m.IsRequest() {
 		id, _, _ := sip.ParseBranch(m.Via().Branch)
 		return id.Shard()
@@ -366,16 +383,17 @@ func (rt *Runtime) owner(m *sip.Message) uint8 {
 			return tagShard(id)
 		}
 	}
-	key, _, err := rt.opt.Key(m.RequestURI())
-	if err != nil {
+	in.key, in.local, in.err = rt.opt.Key(m.RequestURI())
+	in.keyed = true
+	if in.err != nil {
 		return 0
 	}
-	return ShardOf(key)
+	return ShardOf(in.key)
 }
 
 type mailbox struct {
 	mu      sync.Mutex
-	msgs    []*sip.Message
+	msgs    []incoming
 	calls   []func(*Turn)
 	updates []Update
 	index   map[SinkRef]int
@@ -402,14 +420,20 @@ type shard struct {
 	batch    uint64   // number of the newest batch handed to the committer
 	durable  uint64
 	scratch  effects
+	random   randomSource
+	headBuf  []byte
 	bodyBuf  []byte
 	spare    mailboxSpare
 	handling *Request // being handled
+
+	contact      string // our Contact at contactAt
+	contactAt    netip.AddrPort
+	contactProto sip.Proto
 }
 
 // mailboxSpare are emptied slices that go back into the mailbox.
 type mailboxSpare struct {
-	msgs    []*sip.Message
+	msgs    []incoming
 	calls   []func(*Turn)
 	updates []Update
 }
@@ -422,20 +446,24 @@ func (sh *shard) poke() {
 }
 
 func (sh *shard) run() {
-	timer := time.NewTimer(time.Hour)
+	var armed time.Time // when the timer will poke
+	timer := time.AfterFunc(time.Hour, sh.poke)
 	defer timer.Stop()
 	for {
-		next, pending := sh.work(time.Now())
-		if pending {
-			timer.Reset(time.Until(next))
-		} else {
-			timer.Reset(time.Hour)
+		now := time.Now()
+		if !armed.IsZero() && !now.Before(armed) {
+			armed = time.Time{}
 		}
+		// A poke that comes too early costs less than moving the timer each turn.
+		if next, pending := sh.work(now); pending && (armed.IsZero() || next.Before(armed)) {
+			armed = next
+			timer.Reset(time.Until(next))
+		}
+		<-sh.wake
 		select {
 		case <-sh.rt.done:
 			return
-		case <-sh.wake:
-		case <-timer.C:
+		default:
 		}
 	}
 }
@@ -465,11 +493,11 @@ func (sh *shard) work(now time.Time) (time.Time, bool) {
 		sh.guard(func() { sh.deliver(t, updates[i]) })
 		updates[i] = Update{}
 	}
-	for i, m := range msgs {
-		if !sh.guard(func() { sh.message(t, m) }) {
+	for i := range msgs {
+		if !sh.guard(func() { sh.message(t, &msgs[i]) }) {
 			sh.crashed(t)
 		}
-		msgs[i] = nil
+		msgs[i] = incoming{}
 	}
 	sh.settle(t)
 	sh.spare = mailboxSpare{msgs, calls, updates}
@@ -600,16 +628,17 @@ type send struct {
 	client sip.ClientID // a request
 	user   uint64
 	flow   sip.Flow
-	b      []byte
+	head   []byte // the message is head and body
+	body   []byte
 	after  uint64
 }
 
 func (sh *shard) transmit(t *Turn, s send) {
 	if s.server != 0 {
-		sh.tx.Respond(t.Now, s.server, s.b)
+		sh.tx.Respond(t.Now, s.server, s.head)
 		return
 	}
-	if err := sh.tx.Request(t.Now, s.client, s.flow, s.b); err != nil {
+	if err := sh.tx.Request(t.Now, s.client, s.flow, s.head, s.body); err != nil {
 		// Not now: the state that sent this may be in the middle of its step.
 		out := sip.Outcome{User: s.user, Status: 503}
 		sh.rt.Post(sh.id, func(t *Turn) { sh.outcome(t, out, err) })

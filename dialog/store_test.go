@@ -22,7 +22,8 @@ func TestWriteThroughHoldsAnswers(t *testing.T) {
 		c := p.call(bob, alice)
 		text := c.text()
 		p.send(text)
-		time.Sleep(5 * time.Second)
+		c.wantTrying()
+		time.Sleep(2 * time.Second)
 		p.send(text)
 		if m := c.answer(); m != nil || r.store.begun() != 1 {
 			t.Fatalf("answered before the commit, or no commit: %v", m)
@@ -163,7 +164,8 @@ func TestStoreFailsAndRecovers(t *testing.T) {
 		if m := c.ask(); m != nil {
 			t.Fatalf("answered\n%s", m.Raw)
 		}
-		time.Sleep(20 * time.Second)
+		c.wantTrying()
+		time.Sleep(17 * time.Second)
 		settle()
 		if r.Healthy() || r.Stats().CommitErrors.Load() < 5 {
 			t.Errorf("healthy %v after %d errors", r.Healthy(), r.Stats().CommitErrors.Load())

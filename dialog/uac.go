@@ -59,7 +59,7 @@ type remote struct {
 // Subscribe opens a remote subscription and returns its number.
 func (t *Turn) Subscribe(p SubscribeTo) uint64 {
 	sh := t.sh
-	r := &remote{id: newID(sh.id), p: p, callID: newTag() + newTag() + "@rollcall", target: p.URI}
+	r := &remote{id: sh.newID(), p: p, callID: t.newTag() + t.newTag() + "@rollcall", target: p.URI}
 	r.m.want = p.Expires
 	sh.uacs[r.id] = r
 	sh.rt.stats.Remote.Add(1)
@@ -164,7 +164,7 @@ func (sh *shard) sendSubscribe(t *Turn, r *remote, expires time.Duration) {
 	b = sip.AppendHeader(b, "Expires", seconds(expires))
 	b = sip.AppendHeader(b, "Allow", allow)
 	b = sip.AppendBody(b, "", nil)
-	t.sends = append(t.sends, send{client: client, user: uint64(subscriberComponent)<<56 | r.id, flow: r.flow, b: b})
+	t.sends = append(t.sends, send{client: client, user: uint64(subscriberComponent)<<56 | r.id, flow: r.flow, head: b})
 }
 
 // seekHop resolves a name and then sends, or ends like a transport error.
@@ -220,7 +220,7 @@ func (sh *shard) subscribeAnswered(t *Turn, r *remote, m *sip.Message) {
 
 func contactOr(m *sip.Message, old string) string {
 	if c, err := contactOf(m); err == nil {
-		return c
+		return string(c)
 	}
 	return old
 }
@@ -268,7 +268,7 @@ func (sh *shard) notifyReceived(t *Turn, rq *Request) *Error {
 	}
 	r.target = contactOr(m, r.target)
 	r.peerSeq, r.state = m.CSeq(), ev.state
-	t.reply(m, rq.Tx, 200, "", newTag())
+	t.reply(m, rq.Tx, 200, "", t.newTag())
 	sh.stepRemote(t, r, ev)
 	return nil
 }

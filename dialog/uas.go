@@ -1,6 +1,7 @@
 package dialog
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/netip"
@@ -45,7 +46,8 @@ const allow = "SUBSCRIBE, NOTIFY, PUBLISH, OPTIONS"
 func known(m sip.Method) bool { return m != sip.MethodUnknown }
 
 // message handles one message from the network.
-func (sh *shard) message(t *Turn, m *sip.Message) {
+func (sh *shard) message(t *Turn, in *incoming) {
+	m := in.m
 	if !m.IsRequest() {
 		sh.response(t, m)
 		m.Release()
@@ -55,21 +57,30 @@ func (sh *shard) message(t *Turn, m *sip.Message) {
 		m.Release()
 		return
 	}
-	tx, fresh := sh.tx.Receive(m)
-	if !fresh {
+	tx, arrival := sh.tx.Receive(t.Now, m)
+	if arrival == sip.Repeat {
 		m.Release()
 		return
 	}
 	sh.rt.stats.Requests[int(m.Method())%len(sh.rt.stats.Requests)].Add(1)
-	r := &Request{Msg: m, Tx: tx}
+	r := &Request{Msg: m, Tx: tx, in: in}
 	sh.handling = r
-	if err := sh.request(t, r); err != nil {
+	var err *Error
+	if arrival == sip.Merged {
+		err = Refuse(482, "Merged Request")
+	} else {
+		err = sh.request(t, r)
+	}
+	if err != nil {
 		sh.refuse(t, m, tx, err)
 	}
 	sh.handling = nil
 	if !r.kept {
 		m.Release()
+	} else {
+		sh.tx.Keep(tx, m)
 	}
+	r.in = nil
 }
 
 // crashed answers the request whose handling panicked, if there is one. Who
@@ -78,7 +89,7 @@ func (sh *shard) crashed(t *Turn) {
 	r := sh.handling
 	sh.handling = nil
 	if r != nil && !slices.ContainsFunc(t.sends, func(s send) bool { return s.server == r.Tx }) {
-		t.reply(r.Msg, r.Tx, 500, "", newTag())
+		t.reply(r.Msg, r.Tx, 500, "", t.newTag())
 	}
 }
 
@@ -119,7 +130,10 @@ func (sh *shard) request(t *Turn, r *Request) *Error {
 	}
 	within := m.Method() == sip.SUBSCRIBE && len(m.To().Tag()) > 0
 	if !within {
-		key, local, kerr := rt.opt.Key(m.RequestURI())
+		if !r.in.keyed { // it names a dialog that it is not in
+			r.in.key, r.in.local, r.in.err = rt.opt.Key(m.RequestURI())
+		}
+		key, local, kerr := r.in.key, r.in.local, r.in.err
 		switch {
 		case errors.Is(kerr, sip.ErrScheme):
 			return &Error{Status: 416, Err: kerr}
@@ -235,22 +249,31 @@ func (sh *shard) subscribe(t *Turn, r *Request) *Error {
 	if err != nil {
 		return err
 	}
-	id := newID(sh.id)
+	id := sh.newID()
 	_, eventID, _ := m.Event()
 	s := &subscription{
-		id: id, pkg: r.Package, uri: string(m.RequestURI()),
+		id: id, pkg: r.Package,
 		row: SubscriptionRow{
-			ID: formatTag(id), Shard: sh.id, Event: r.Package.Name, EventID: string(eventID),
-			Resource: r.Resource, Watcher: r.Watcher.URI,
-			CallID: string(m.CallID()), LocalURI: string(m.To().URI), RemoteURI: string(m.From().URI),
-			RemoteTag: string(m.From().Tag()), RemoteTarget: target, RouteSet: joined(m, sip.HdrRecordRoute),
-			Accept: joined(m, sip.HdrAccept), UserAgent: clip(m.Header(sip.HdrUserAgent)),
+			Shard: sh.id, Event: r.Package.Name, Resource: r.Resource, Watcher: r.Watcher.URI,
 			RemoteCSeq: m.CSeq(), VersionOffset: 1, CreatedMS: t.Now.UnixMilli(),
 		},
 		lists: hasToken(m, sip.HdrSupported, "eventlist") || hasToken(m, sip.HdrRequire, "eventlist"),
 	}
+	p := packer{buf: sh.headBuf[:0]}
+	p.add(&s.row.ID, appendTag(nil, id))
+	p.add(&s.uri, m.RequestURI())
+	p.add(&s.row.EventID, eventID)
+	p.add(&s.row.CallID, m.CallID())
+	p.add(&s.row.LocalURI, m.To().URI)
+	p.add(&s.row.RemoteURI, m.From().URI)
+	p.add(&s.row.RemoteTag, m.From().Tag())
+	p.add(&s.row.RemoteTarget, target)
+	p.join(&s.row.RouteSet, m, sip.HdrRecordRoute)
+	p.join(&s.row.Accept, m, sip.HdrAccept)
+	p.add(&s.row.UserAgent, []byte(clip(m.Header(sip.HdrUserAgent))))
+	sh.headBuf = p.pack()
 	s.n.interval = r.Package.MinInterval
-	s.setFlow(m)
+	sh.setFlow(s, m)
 	sh.subs[id] = s
 	sh.rt.stats.Subscriptions.Add(1)
 	s.await(r, granted)
@@ -294,40 +317,78 @@ func (sh *shard) resubscribe(t *Turn, r *Request) *Error {
 		if err != nil {
 			return err
 		}
-		s.row.RemoteTarget = target
+		if s.row.RemoteTarget != string(target) {
+			s.row.RemoteTarget = string(target)
+		}
 	}
 	s.row.RemoteCSeq = m.CSeq()
-	s.setFlow(m)
+	sh.setFlow(s, m)
 	s.await(r, granted)
 	sh.step(t, s, notifierEvent{kind: evSubscribe, expires: granted})
 	return nil
 }
 
-func contactOf(m *sip.Message) (string, *Error) {
+// packer copies parts of a message into one string: a dialog keeps a dozen.
+type packer struct {
+	buf []byte
+	n   int
+	to  [12]*string
+	end [12]int
+}
+
+func (p *packer) add(to *string, v []byte) {
+	p.buf = append(p.buf, v...)
+	p.mark(to)
+}
+
+// join adds the values of a field, as joined does.
+func (p *packer) join(to *string, m *sip.Message, h sip.HeaderID) {
+	p.buf = appendJoined(p.buf, m, h)
+	p.mark(to)
+}
+
+func (p *packer) mark(to *string) {
+	p.to[p.n], p.end[p.n] = to, len(p.buf)
+	p.n++
+}
+
+// pack sets the strings and gives the buffer back.
+func (p *packer) pack() []byte {
+	all, start := string(p.buf), 0
+	for i := range p.n {
+		*p.to[i] = all[start:p.end[i]]
+		start = p.end[i]
+	}
+	return p.buf[:0]
+}
+
+func contactOf(m *sip.Message) ([]byte, *Error) {
 	for v := range m.Values(sip.HdrContact) {
 		n, err := sip.ParseNameAddr(v)
 		if err != nil {
-			return "", &Error{Status: 400, Reason: "Bad Contact", Err: err}
+			return nil, &Error{Status: 400, Reason: "Bad Contact", Err: err}
 		}
 		u, err := sip.ParseURI(string(n.URI))
 		if err != nil || u.Scheme != "sip" && u.Scheme != "sips" {
-			return "", &Error{Status: 400, Reason: "Bad Contact", Err: err}
+			return nil, &Error{Status: 400, Reason: "Bad Contact", Err: err}
 		}
-		return string(n.URI), nil
+		return n.URI, nil
 	}
-	return "", Refuse(400, "Contact Missing")
+	return nil, Refuse(400, "Contact Missing")
 }
 
-func joined(m *sip.Message, h sip.HeaderID) string {
-	var b strings.Builder
+func appendJoined(b []byte, m *sip.Message, h sip.HeaderID) []byte {
+	start := len(b)
 	for v := range m.Headers(h) {
-		if b.Len() > 0 {
-			b.WriteString(", ")
+		if len(b) > start {
+			b = append(b, ", "...)
 		}
-		b.Write(v)
+		b = append(b, v...)
 	}
-	return b.String()
+	return b
 }
+
+func joined(m *sip.Message, h sip.HeaderID) string { return string(appendJoined(nil, m, h)) }
 
 func hasToken(m *sip.Message, h sip.HeaderID, token string) bool {
 	for v := range m.Values(h) {
@@ -343,7 +404,7 @@ func hasToken(m *sip.Message, h sip.HeaderID, token string) bool {
 // straight from a user agent that is behind its source address (it asked for
 // rport, or sent from its sent-by port), which works through NAT; otherwise
 // along the route set to the remote target (RFC 3261 section 12.2.1.1).
-func (s *subscription) setFlow(m *sip.Message) {
+func (sh *shard) setFlow(s *subscription, m *sip.Message) {
 	s.flow, s.direct, s.found = m.Flow, true, false
 	vias := 0
 	for range m.Values(sip.HdrVia) {
@@ -357,11 +418,18 @@ func (s *subscription) setFlow(m *sip.Message) {
 		}
 		s.direct = s.row.RouteSet == "" && vias == 1 && (v.HasRPort || port == m.Flow.Remote.Port())
 	}
-	s.row.Flow = ""
-	if s.direct {
-		s.row.Flow = m.Flow.Proto.String() + " " + m.Flow.Local.String() + " " + m.Flow.Remote.String()
+	if sh.contact == "" || sh.contactAt != m.Flow.Local || sh.contactProto != m.Flow.Proto {
+		sh.contactAt, sh.contactProto, sh.contact = m.Flow.Local, m.Flow.Proto, contactFor(m.Flow)
 	}
-	s.row.LocalContact = contactFor(m.Flow)
+	s.row.LocalContact = sh.contact
+}
+
+// storedFlow is a direct flow as a row keeps it.
+func (s *subscription) storedFlow() string {
+	if !s.direct {
+		return ""
+	}
+	return s.flow.Proto.String() + " " + s.flow.Local.String() + " " + s.flow.Remote.String()
 }
 
 // contactFor is our Contact on a flow.
@@ -424,7 +492,10 @@ func (sh *shard) effect(t *Turn, s *subscription, fx *notifierEffect) {
 		s.row.ExpiresMS = s.n.expires.UnixMilli()
 		s.row.CSeqCeiling, s.row.VersionOffset = s.n.ceiling, s.n.offset
 		s.stored = true
-		t.persist(PutSubscription{Row: s.row})
+		if t.stores() {
+			s.row.Flow = s.storedFlow()
+			t.persist(PutSubscription{Row: s.row})
+		}
 	case fxForget:
 		if s.stored {
 			s.stored = false
@@ -488,7 +559,7 @@ func (sh *shard) answerSubscribe(t *Turn, s *subscription, err *Error) {
 		sh.refuse(t, m, s.tx, err)
 		return
 	}
-	b := sip.AppendResponse(make([]byte, 0, 640), m, 200, "OK", s.row.ID)
+	b := sip.AppendResponse(sh.headBuf[:0], m, 200, "OK", s.row.ID)
 	for v := range m.Headers(sip.HdrRecordRoute) {
 		b = sip.AppendHeader(b, "Record-Route", string(v))
 	}
@@ -498,8 +569,7 @@ func (sh *shard) answerSubscribe(t *Turn, s *subscription, err *Error) {
 		b = append(b, "Require: eventlist\r\n"...)
 	}
 	b = sip.AppendHeader(b, "Allow-Events", sh.rt.opt.Packages.AllowEvents())
-	b = sip.AppendBody(b, "", nil)
-	t.sends = append(t.sends, send{server: s.tx, b: b})
+	t.respond(s.tx, sip.AppendBody(b, "", nil))
 }
 
 func appendContact(b []byte, uri string) []byte {
@@ -549,9 +619,9 @@ func (sh *shard) notify(t *Turn, s *subscription, full bool) {
 	}
 	body, ctype := sh.render(t, s, full)
 	client := sh.tx.Open(uint64(notifierComponent)<<56 | s.id)
-	b := sip.AppendBody(sh.appendNotify(make([]byte, 0, 1024), t, s, flow, client), ctype, body)
+	sh.headBuf = sip.AppendBodyHead(sh.appendNotify(sh.headBuf[:0], t, s, flow, client), ctype, len(body))
 	sh.rt.stats.Notifies.Add(1)
-	t.sends = append(t.sends, send{client: client, user: uint64(notifierComponent)<<56 | s.id, flow: flow, b: b})
+	t.sends = append(t.sends, send{client: client, user: uint64(notifierComponent)<<56 | s.id, flow: flow, head: bytes.Clone(sh.headBuf), body: body})
 }
 
 // hop is where the NOTIFY goes. When the name of the next hop must be looked
@@ -739,19 +809,21 @@ func (sh *shard) appendNotify(b []byte, t *Turn, s *subscription, flow sip.Flow,
 	return b
 }
 
-// render gives the body of the NOTIFY that is about to be sent. It is valid
-// until the next call.
+// render gives the body of the NOTIFY that is about to be sent. It does not
+// change any more: the transaction keeps it.
 func (sh *shard) render(t *Turn, s *subscription, full bool) (body []byte, contentType string) {
 	state := s.n.state()
 	if s.content == nil || !s.isList() && state == Terminated && s.n.reason != Timeout {
 		return nil, ""
 	}
-	body, contentType = s.content.Render(sh.bodyBuf[:0], View{Version: s.n.cseq - s.n.offset, Full: full, State: state, Now: t.Now})
-	sh.bodyBuf = body[:0]
-	if cap(sh.bodyBuf) > 1<<20 {
+	if d, ok := s.content.(*Document); ok {
+		return d.Body, d.Type
+	}
+	b, contentType := s.content.Render(sh.bodyBuf[:0], View{Version: s.n.cseq - s.n.offset, Full: full, State: state, Now: t.Now})
+	if sh.bodyBuf = b[:0]; cap(b) > 1<<20 {
 		sh.bodyBuf = nil
 	}
-	return body, contentType
+	return bytes.Clone(b), contentType
 }
 
 func appendAddr(b []byte, name, uri, tag string) []byte {
@@ -812,7 +884,7 @@ func (sh *shard) notifyAnswered(t *Turn, s *subscription, status int, wait time.
 func (sh *shard) notifyUnsent(t *Turn, s *subscription, err error) {
 	s.waiting = false
 	if err != nil && s.direct && s.flow.Proto.Reliable() {
-		s.direct, s.row.Flow = false, ""
+		s.direct = false
 		err = nil
 	}
 	s.found = s.found && err == nil

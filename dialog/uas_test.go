@@ -1073,7 +1073,8 @@ func TestSilentSource(t *testing.T) {
 		if m := c.answer(); m != nil {
 			t.Fatalf("CORE-07: provisional or early\n%s", m.Raw)
 		}
-		time.Sleep(10*time.Second + 10*time.Millisecond)
+		c.wantTrying()
+		time.Sleep(7*time.Second + 10*time.Millisecond)
 		settle()
 		if m := c.answer(); m == nil || m.Status() != 504 {
 			t.Fatalf("EV-14: %v", m)
