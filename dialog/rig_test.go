@@ -67,12 +67,12 @@ func newRig(t *testing.T, net *sip.MemNet, addr netip.AddrPort, change func(*Opt
 			u, err := sip.ParseURI(string(uri))
 			return u.Key(), u.Host == "example.com", err
 		},
-		Identify: func(m *sip.Message) (Identity, *Error) {
+		Identify: func(m *sip.Message, _ time.Time) (Identity, func(context.Context), *Error) {
 			u, err := sip.ParseURI(string(m.From().URI))
 			if err != nil || u.User == "mallory" {
-				return Identity{}, &Error{Status: 403, Err: err}
+				return Identity{}, nil, &Error{Status: 403, Err: err}
 			}
-			return Identity{URI: u.Key()}, nil
+			return Identity{URI: u.Key()}, nil, nil
 		},
 		FlowTo: func(p sip.Proto, remote netip.AddrPort) (sip.Flow, error) {
 			return sip.Flow{Proto: p, Local: addr, Remote: remote}, nil
@@ -146,6 +146,10 @@ func (r *rig) empty() {
 	}
 }
 
+// errLater is the error of a send that fails, but of which the runtime is told
+// later (Runtime.Failed).
+var errLater = errors.New("not sent, told later")
+
 // wire checks every request that leaves the runtime: CORE-09, CORE-12, EV-08,
 // NAT-02. It stands between the runtime and the network.
 type wire struct {
@@ -168,7 +172,9 @@ func (w *wire) Send(f sip.Flow, b []byte, token uint64) error {
 			return err
 		}
 	}
-	if err := w.next.Send(f, b, token); err != nil {
+	if err := w.next.Send(f, b, token); errors.Is(err, errLater) {
+		return nil
+	} else if err != nil {
 		return err
 	}
 	w.sent++

@@ -52,17 +52,38 @@ type Options struct {
 
 	// Key gives a resource's canonical key and whether its domain is local.
 	Key func(uri []byte) (key string, local bool, err error)
-	// Identify tells who sent a request, or why it is refused.
-	Identify func(m *sip.Message) (Identity, *Error)
+	// Identify tells who sent a request, or why it is refused. When it must look
+	// something up first it gives a function that does, and is asked once more
+	// afterwards.
+	Identify func(m *sip.Message, now time.Time) (id Identity, fetch func(ctx context.Context), err *Error)
+	// Login answers challenges to our own requests; nil for never.
+	Login Login
 	// FlowTo is the flow for a new request to an address (sip.Endpoint.FlowTo).
 	FlowTo func(p sip.Proto, remote netip.AddrPort) (sip.Flow, error)
-	// Resolve finds where a URI's requests go (RFC 3263). It may block.
-	Resolve func(ctx context.Context, uri string) (sip.Flow, error)
+	// StreamFlow is the TCP flow to where a UDP flow leads, for requests that are
+	// too large; false when the peer refused one of late
+	// (sip.Endpoint.StreamFlow). nil for never.
+	StreamFlow func(f sip.Flow) (sip.Flow, bool)
+	// Resolve finds where a URI's requests go, best first, at least one (RFC
+	// 3263). It may block.
+	Resolve func(ctx context.Context, uri string) ([]sip.Flow, error)
+	// Unreachable is told of a flow on which a request failed; may be nil.
+	Unreachable func(f sip.Flow)
 
 	MinExpires  time.Duration // shorter SUBSCRIBEs and PUBLISHes get 423; default 60 s
 	MaxExpires  time.Duration // longer ones are shortened; default 2 h
 	ListPace    time.Duration // shortest gap between two NOTIFYs of a list subscription
 	MaxPerShard int           // subscriptions per shard, default 1<<20; beyond it 503
+}
+
+// Login is the credentials for our own requests (RFC 3261 section 22.2). hop
+// is the URI a request is sent to; what was learnt from a challenge is used for
+// the next request to the same one. It is safe for concurrent use.
+type Login interface {
+	// Challenged takes a 401 or 407 and tells whether to try again.
+	Challenged(hop string, m *sip.Message) bool
+	// Append adds the fields with credentials that are known to be wanted.
+	Append(b []byte, hop, method, uri string) []byte
 }
 
 // Runtime runs the shards.
@@ -203,7 +224,7 @@ func (rt *Runtime) quiesce(ctx context.Context) {
 					s.n.urgent = true
 					t.sh.touch(s)
 				}
-				if s.n.inFlight || s.n.owed && s.n.urgent && !s.n.resumed {
+				if s.n.inFlight || s.n.owed && s.n.urgent && !s.n.resumed && s.n.lostUntil.IsZero() {
 					busy.Add(1)
 				}
 			}
@@ -336,11 +357,12 @@ func (rt *Runtime) Receive(m *sip.Message) {
 	m.Release()
 }
 
-// Failed takes the transport's report that a request could not be sent.
-func (rt *Runtime) Failed(id sip.ClientID) {
+// Failed takes the transport's report that a request could not be sent: nothing
+// of it has left.
+func (rt *Runtime) Failed(id sip.ClientID, err error) {
 	rt.Post(id.Shard(), func(t *Turn) {
 		if out, ok := t.sh.tx.Fail(id); ok {
-			t.sh.outcome(t, out, nil)
+			t.sh.outcome(t, out, err)
 		}
 	})
 }
@@ -688,12 +710,12 @@ func (sh *shard) outcome(t *Turn, out sip.Outcome, cause error) {
 			if cause != nil {
 				sh.notifyUnsent(t, s, cause)
 			} else {
-				sh.notifyAnswered(t, s, out.Status, 0)
+				sh.notifyAnswered(t, s, out.Status, nil)
 			}
 		}
 	case subscriberComponent:
 		if r := sh.uacs[id]; r != nil {
-			sh.stepRemote(t, r, subscriberEvent{kind: suAnswer, status: out.Status})
+			sh.subscribeFailed(t, r, out.Status, cause)
 		}
 	}
 }

@@ -149,8 +149,9 @@ type Request struct {
 	Resource string // canonical key of the Request-URI
 	Package  *Package
 	Watcher  Identity // who sent it
-	in       *incoming
+	in       incoming
 	kept     bool
+	asked    bool // who sent it was looked up
 }
 
 // Keep holds the message until Reply, for an answer that comes in a later turn.

@@ -22,10 +22,13 @@ type subscription struct {
 	row     SubscriptionRow
 	uri     string // the resource as the watcher wrote it
 	flow    sip.Flow
-	direct  bool // NOTIFYs go to flow; otherwise by route set and remote target
-	found   bool // ... whose name led to flow
-	seeking bool // the next hop is being resolved
-	lists   bool // the watcher supports eventlist
+	others  []sip.Flow // where else the name of the next hop led
+	direct  bool       // NOTIFYs go to flow; otherwise by route set and remote target
+	found   bool       // ... whose name led to flow
+	seeking bool       // the next hop is being resolved
+	widened bool       // the NOTIFY in flight is too large for UDP and went to TCP
+	pleas   uint8      // credentials sent in a row without a 2xx
+	lists   bool       // the watcher supports eventlist
 	stored  bool
 	dirty   bool
 	waiting bool // a NOTIFY was sent and has no answer yet
@@ -63,24 +66,48 @@ func (sh *shard) message(t *Turn, in *incoming) {
 		return
 	}
 	sh.rt.stats.Requests[int(m.Method())%len(sh.rt.stats.Requests)].Add(1)
-	r := &Request{Msg: m, Tx: tx, in: in}
-	sh.handling = r
-	var err *Error
+	r := &Request{Msg: m, Tx: tx, in: *in}
 	if arrival == sip.Merged {
-		err = Refuse(482, "Merged Request")
-	} else {
-		err = sh.request(t, r)
+		sh.refuse(t, m, tx, Refuse(482, "Merged Request"))
+		m.Release()
+		return
 	}
-	if err != nil {
-		sh.refuse(t, m, tx, err)
+	sh.handle(t, r)
+}
+
+// handle works on a request, at once or again after what it waited for.
+func (sh *shard) handle(t *Turn, r *Request) {
+	r.kept = false
+	sh.handling = r
+	if err := sh.request(t, r); err != nil {
+		sh.refuse(t, r.Msg, r.Tx, err)
 	}
 	sh.handling = nil
 	if !r.kept {
-		m.Release()
+		r.Msg.Release()
 	} else {
-		sh.tx.Keep(tx, m)
+		sh.tx.Keep(r.Tx, r.Msg)
 	}
-	r.in = nil
+}
+
+// identify finds out who sent a request. When that takes a look-up, the request
+// waits for it and later is false.
+func (sh *shard) identify(t *Turn, r *Request) (now bool, err *Error) {
+	id, fetch, err := sh.rt.opt.Identify(r.Msg, t.Now)
+	if fetch == nil {
+		r.Watcher = id
+		return true, err
+	}
+	if r.asked {
+		return true, &Error{Status: 503, Reason: "Users Not Readable", RetryAfter: 10 * time.Second}
+	}
+	r.asked = true
+	if !t.Async(fetch, func(t *Turn) { t.sh.handle(t, r) }) {
+		sh.rt.stats.Overload.Add(1)
+		return true, &Error{Status: 503, Reason: "Too Many Look-Ups", RetryAfter: 10 * time.Second}
+	}
+	r.Keep()
+	return false, nil
 }
 
 // crashed answers the request whose handling panicked, if there is one. Who
@@ -98,8 +125,7 @@ func (sh *shard) request(t *Turn, r *Request) *Error {
 	m, rt := r.Msg, sh.rt
 	switch m.Method() {
 	case sip.SUBSCRIBE, sip.PUBLISH:
-		var err *Error
-		if r.Watcher, err = rt.opt.Identify(m); err != nil {
+		if now, err := sh.identify(t, r); !now || err != nil {
 			return err
 		}
 	case sip.NOTIFY:
@@ -405,7 +431,7 @@ func hasToken(m *sip.Message, h sip.HeaderID, token string) bool {
 // rport, or sent from its sent-by port), which works through NAT; otherwise
 // along the route set to the remote target (RFC 3261 section 12.2.1.1).
 func (sh *shard) setFlow(s *subscription, m *sip.Message) {
-	s.flow, s.direct, s.found = m.Flow, true, false
+	s.flow, s.others, s.direct, s.found = m.Flow, nil, true, false
 	vias := 0
 	for range m.Values(sip.HdrVia) {
 		vias++
@@ -441,15 +467,27 @@ func contactFor(f sip.Flow) string {
 	return c
 }
 
-// parseFlow reads a stored flow. Only datagram flows survive a restart.
+// goneConn is a connection number that no connection has any more.
+const goneConn = 1<<32 - 1
+
+// parseFlow reads a stored flow. A connection does not survive a restart: its
+// flow leads nowhere.
 func parseFlow(s string) (f sip.Flow, ok bool) {
 	part := strings.Fields(s)
-	if len(part) != 3 || part[0] != "UDP" {
+	if len(part) != 3 {
 		return f, false
 	}
 	var err1, err2 error
 	f.Local, err1 = netip.ParseAddrPort(part[1])
 	f.Remote, err2 = netip.ParseAddrPort(part[2])
+	for f.Proto = sip.UDP; f.Proto.String() != part[0]; f.Proto++ {
+		if f.Proto > sip.WSS {
+			return f, false
+		}
+	}
+	if f.Proto.Reliable() {
+		f.Conn = goneConn
+	}
 	return f, err1 == nil && err2 == nil
 }
 
@@ -618,10 +656,51 @@ func (sh *shard) notify(t *Turn, s *subscription, full bool) {
 		return
 	}
 	body, ctype := sh.render(t, s, full)
-	client := sh.tx.Open(uint64(notifierComponent)<<56 | s.id)
-	sh.headBuf = sip.AppendBodyHead(sh.appendNotify(sh.headBuf[:0], t, s, flow, client), ctype, len(body))
+	user := uint64(notifierComponent)<<56 | s.id
+	client := sh.tx.Open(user)
+	write := func() {
+		sh.headBuf = sip.AppendBodyHead(sh.appendNotify(sh.headBuf[:0], t, s, flow, client), ctype, len(body))
+	}
+	write()
+	s.widened = false
+	if len(sh.headBuf)+len(body) > largeRequest && flow.Proto == sip.UDP && (!s.direct || s.openTo(flow)) {
+		if wide, ok := sh.widen(flow); ok {
+			s.widened, flow = true, wide
+			write()
+		}
+	}
 	sh.rt.stats.Notifies.Add(1)
-	t.sends = append(t.sends, send{client: client, user: uint64(notifierComponent)<<56 | s.id, flow: flow, head: bytes.Clone(sh.headBuf), body: body})
+	t.sends = append(t.sends, send{client: client, user: user, flow: flow, head: bytes.Clone(sh.headBuf), body: body})
+}
+
+// largeRequest is the size in bytes beyond which a request goes over TCP if the
+// next hop takes it (RFC 3261 section 18.1.1, CORE-18).
+const largeRequest = 1300
+
+// widen gives the TCP flow to where a UDP flow leads. It is false when that is
+// known to be in vain.
+func (sh *shard) widen(f sip.Flow) (sip.Flow, bool) {
+	if sh.rt.opt.StreamFlow == nil {
+		return f, false
+	}
+	return sh.rt.opt.StreamFlow(f)
+}
+
+// openTo tells whether the watcher's Contact is the address its SUBSCRIBE came
+// from: nothing between us translates addresses, so a new connection to the
+// Contact reaches this watcher and nobody else.
+func (s *subscription) openTo(f sip.Flow) bool {
+	proto, addr, err := sip.LiteralHop(s.row.RemoteTarget)
+	if err != nil || addr.Addr() != f.Remote.Addr() {
+		return false
+	}
+	switch f.Proto {
+	case sip.UDP:
+		return addr.Port() == f.Remote.Port()
+	case sip.TCP:
+		return proto == sip.TCP || proto == sip.UDP
+	}
+	return false
 }
 
 // hop is where the NOTIFY goes. When the name of the next hop must be looked
@@ -642,7 +721,7 @@ func (sh *shard) hop(t *Turn, s *subscription) (sip.Flow, bool) {
 	if !s.seeking {
 		s.seeking = true
 		id := s.id
-		var found sip.Flow
+		var found []sip.Flow
 		var ferr error
 		ok := t.Async(func(ctx context.Context) { found, ferr = sh.rt.opt.Resolve(ctx, next) }, func(t *Turn) {
 			s := t.sh.subs[id]
@@ -654,7 +733,7 @@ func (sh *shard) hop(t *Turn, s *subscription) (sip.Flow, bool) {
 			case s.direct || s.nextHop() != next: // a SUBSCRIBE came in between
 				ferr = nil
 			case ferr == nil:
-				s.flow, s.found = found, true // until the next SUBSCRIBE or failure
+				s.flow, s.others, s.found = found[0], found[1:], true // until the next SUBSCRIBE or failure
 			}
 			t.sh.notifyUnsent(t, s, ferr)
 		})
@@ -806,6 +885,9 @@ func (sh *shard) appendNotify(b []byte, t *Turn, s *subscription, flow sip.Flow,
 	if s.isList() {
 		b = append(b, "Require: eventlist\r\n"...)
 	}
+	if l := sh.rt.opt.Login; l != nil {
+		b = l.Append(b, s.nextHop(), "NOTIFY", row.RemoteTarget)
+	}
 	return b
 }
 
@@ -847,7 +929,7 @@ func (sh *shard) response(t *Turn, m *sip.Message) {
 	switch uint8(out.User >> 56) {
 	case notifierComponent:
 		if s := sh.subs[id]; s != nil {
-			sh.notifyAnswered(t, s, out.Status, retryAfter(m))
+			sh.notifyAnswered(t, s, out.Status, m)
 		}
 	case subscriberComponent:
 		if r := sh.uacs[id]; r != nil {
@@ -866,30 +948,77 @@ func retryAfter(m *sip.Message) time.Duration {
 	return time.Duration(sec) * time.Second
 }
 
-// notifyAnswered tells the machine how its NOTIFY ended.
-func (sh *shard) notifyAnswered(t *Turn, s *subscription, status int, wait time.Duration) {
+// notifyAnswered tells the machine how its NOTIFY ended. m is nil when there was
+// no response.
+func (sh *shard) notifyAnswered(t *Turn, s *subscription, status int, m *sip.Message) {
 	s.waiting = false
-	if status < 300 {
+	ev := notifierEvent{kind: evAnswer, status: status}
+	switch {
+	case status < 300:
 		sh.rt.stats.NotifyOK.Add(1)
-	} else {
+		s.pleas = 0
+	case m != nil && (status == 401 || status == 407) && s.pleas < maxPleas && sh.challenged(s.nextHop(), m):
+		s.pleas++
+		ev.kind = evAgain
+	case s.found && sh.elsewhere(status, &s.flow, &s.others):
+		ev.kind = evAgain
+	default:
 		sh.notifyFailed(t, s, status, nil)
 		s.found = false // look again (RFC 3263 section 4.3)
+		if m != nil {
+			ev.retryAfter = retryAfter(m)
+		}
 	}
-	sh.step(t, s, notifierEvent{kind: evAnswer, status: status, retryAfter: wait})
+	sh.step(t, s, ev)
+}
+
+// maxPleas bounds the attempts with credentials in a row.
+const maxPleas = 3
+
+// challenged takes a 401 or 407 and tells whether to try again with
+// credentials (RFC 3261 section 22.2).
+func (sh *shard) challenged(hop string, m *sip.Message) bool {
+	return sh.rt.opt.Login != nil && sh.rt.opt.Login.Challenged(hop, m)
+}
+
+// elsewhere moves on to the next target of a name after 503, a transport error
+// or timer F (DNS-02).
+func (sh *shard) elsewhere(status int, flow *sip.Flow, others *[]sip.Flow) bool {
+	if status != 503 && status != 408 {
+		return false
+	}
+	if sh.rt.opt.Unreachable != nil {
+		sh.rt.opt.Unreachable(*flow)
+	}
+	if len(*others) == 0 {
+		return false
+	}
+	*flow, *others = (*others)[0], (*others)[1:]
+	return true
 }
 
 // notifyUnsent tells the machine that its NOTIFY did not leave. nil means that
-// the way is known now. When a connection is gone, the remote target may still
-// be reachable.
+// the way is known now. A NOTIFY of a connection goes over no other, but to a
+// watcher that can be reached at its Contact.
 func (sh *shard) notifyUnsent(t *Turn, s *subscription, err error) {
 	s.waiting = false
-	if err != nil && s.direct && s.flow.Proto.Reliable() {
+	ev := notifierEvent{kind: evUnsent}
+	switch {
+	case err == nil:
+	case s.widened: // the refusal is remembered: now over UDP
+		err = nil
+	case s.direct && s.flow.Proto.Reliable() && s.openTo(s.flow):
 		s.direct = false
 		err = nil
+	case s.direct && s.flow.Proto.Reliable():
+		sh.notifyFailed(t, s, 503, err)
+		sh.step(t, s, notifierEvent{kind: evLost})
+		return
+	case s.found && sh.elsewhere(503, &s.flow, &s.others):
+		err = nil
 	}
-	s.found = s.found && err == nil
-	ev := notifierEvent{kind: evUnsent}
 	if err != nil {
+		s.found = false
 		sh.notifyFailed(t, s, 503, err)
 		ev.err = &Error{Status: 503, Err: err}
 	}

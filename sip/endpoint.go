@@ -33,8 +33,8 @@ func (m *Message) Release() {
 
 // EndpointOptions configures an Endpoint. Zero values take the defaults.
 type EndpointOptions struct {
-	Receive Receiver       // whole, parsed messages; required
-	Failed  func(ClientID) // a message sent with this token could not be delivered
+	Receive Receiver              // whole, parsed messages; required
+	Failed  func(ClientID, error) // a message sent with this token did not leave
 	Log     *slog.Logger
 
 	ReadBuffer    int // socket receive and send buffers in bytes, default 16 MiB

@@ -209,7 +209,7 @@ func (e *Endpoint) writePackets(s *packetSocket) {
 			}
 			e.stats.SendErrors.Add(1)
 			if d.token != 0 && e.opt.Failed != nil {
-				e.opt.Failed(ClientID(d.token))
+				e.opt.Failed(ClientID(d.token), err)
 			}
 		})
 		clear(batch)

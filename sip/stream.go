@@ -181,7 +181,7 @@ func (c *streamConn) drop() {
 	}
 	for _, o := range left {
 		if o.token != 0 {
-			e.opt.Failed(ClientID(o.token))
+			e.opt.Failed(ClientID(o.token), ErrFlowGone)
 		}
 	}
 }
