@@ -325,7 +325,9 @@ func TestChallenged(t *testing.T) {
 		}
 		r.set(alice, active("second"))
 		time.Sleep(time.Second)
-		c.wantNotify("active;expires=3599", "second")
+		if n := c.wantNotify("active;expires=3600", "second"); header(n, sip.HdrAuthorization) == "" {
+			t.Error("challenged again for nothing")
+		}
 	})
 }
 
