@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -17,10 +18,21 @@ import (
 // database.
 const Shards = 256
 
-// mailboxLimit bounds the requests that wait for one shard; with responses there
-// may be twice as many. Beyond it new SUBSCRIBE and PUBLISH, and every request
-// on a connection, get 503; everything else is dropped, to be retransmitted.
-const mailboxLimit = 8192
+// Bounds of the requests that wait to be worked on. Beyond them new work gets
+// 503 with Retry-After; whatever else came in a datagram is dropped, to be
+// retransmitted, and what came on a connection gets 503 too. Responses are let
+// in up to twice as many: we asked for them, and without one a request comes
+// again or counts as unanswered.
+const (
+	backlogNew   = 4096  // in all, for new work: less than T1 of work, so that nobody repeats in vain
+	backlogAll   = 32768 // in all
+	mailboxLimit = 8192  // for one shard
+	maxWait      = 5 * time.Second
+)
+
+// refusals bounds the 503s to datagrams in a second: answering costs more than
+// dropping, and a flood must not eat the time of those that were let in.
+const refusals = 5000
 
 // heldLimit bounds the messages of one shard that wait for a commit. Beyond it
 // new SUBSCRIBE and PUBLISH get 503 at once.
@@ -94,6 +106,11 @@ type Runtime struct {
 	over    sync.WaitGroup
 	done    chan struct{}
 	work    chan func() // asynchronous work, bounded
+	backlog atomic.Int64
+	refused struct {
+		second atomic.Int64
+		n      atomic.Int64
+	}
 	closed  atomic.Bool // no requests are taken any more
 	started atomic.Bool
 	stopped chan struct{} // nothing runs any more
@@ -334,27 +351,51 @@ func (rt *Runtime) Receive(m *sip.Message) {
 		m.Release()
 		return
 	}
+	isNew := isNewWork(m)
+	waiting := rt.backlog.Load()
+	switch {
+	case isNew && waiting >= backlogNew, waiting >= 2*backlogAll, waiting >= backlogAll && m.IsRequest():
+		rt.overflow(m, isNew)
+		return
+	}
 	in := incoming{m: m}
 	sh := rt.shards[rt.owner(&in)]
 	limit := mailboxLimit
-	if !m.IsRequest() { // we asked for it: without it the request comes again, or counts as unanswered
+	if !m.IsRequest() {
 		limit *= 2
 	}
 	sh.box.mu.Lock()
-	if n := len(sh.box.msgs); n < limit {
+	n := len(sh.box.msgs)
+	if n < limit {
 		sh.box.msgs = append(sh.box.msgs, in)
-		sh.box.mu.Unlock()
-		if n == 0 {
-			sh.poke()
-		}
-		return
+		rt.backlog.Add(1)
 	}
 	sh.box.mu.Unlock()
+	switch {
+	case n >= limit:
+		rt.overflow(m, isNew)
+	case n == 0:
+		sh.poke()
+	}
+}
+
+// overflow refuses or drops a message that nobody has the time for.
+func (rt *Runtime) overflow(m *sip.Message, isNew bool) {
 	rt.stats.Overload.Add(1)
-	if isNewWork(m) {
+	if m.IsRequest() && m.Method() != sip.ACK && (m.Flow.Proto.Reliable() || isNew && rt.mayRefuse(m.At)) {
 		rt.opt.Sender.Send(sip.ResponseFlow(m), overloaded(m), 0)
 	}
 	m.Release()
+	runtime.Gosched() // the caller reads from a socket: those that work need the processor more
+}
+
+// mayRefuse counts the refusals of a second.
+func (rt *Runtime) mayRefuse(now time.Time) bool {
+	sec := now.Unix()
+	if old := rt.refused.second.Load(); old != sec && rt.refused.second.CompareAndSwap(old, sec) {
+		rt.refused.n.Store(0)
+	}
+	return rt.refused.n.Add(1) <= refusals
 }
 
 // Failed takes the transport's report that a request could not be sent: nothing
@@ -367,13 +408,19 @@ func (rt *Runtime) Failed(id sip.ClientID, err error) {
 	})
 }
 
-// isNewWork tells the requests that are refused when a queue is full. The rest
-// is dropped: it comes again, except on a connection.
+// isNewWork tells the requests that are refused first when there is too much to
+// do. What belongs to a dialog or a publication that is there goes on.
 func isNewWork(m *sip.Message) bool {
-	if !m.IsRequest() || m.Method() == sip.ACK {
+	if !m.IsRequest() || len(m.To().Tag()) > 0 && m.Method() != sip.PUBLISH {
 		return false
 	}
-	return m.Flow.Proto.Reliable() || (m.Method() == sip.SUBSCRIBE || m.Method() == sip.PUBLISH) && len(m.To().Tag()) == 0
+	switch m.Method() {
+	case sip.ACK, sip.CANCEL:
+		return false
+	case sip.PUBLISH:
+		return !m.Has(sip.HdrSIPIfMatch)
+	}
+	return true
 }
 
 func overloaded(m *sip.Message) []byte {
@@ -501,6 +548,9 @@ func (sh *shard) work(now time.Time) (time.Time, bool) {
 	}
 	sh.durable = b.durable
 	b.mu.Unlock()
+	if len(msgs) > 0 {
+		sh.rt.backlog.Add(int64(-len(msgs)))
+	}
 
 	t := sh.turn
 	t.Now = now

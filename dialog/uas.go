@@ -67,12 +67,17 @@ func (sh *shard) message(t *Turn, in *incoming) {
 	}
 	sh.rt.stats.Requests[int(m.Method())%len(sh.rt.stats.Requests)].Add(1)
 	r := &Request{Msg: m, Tx: tx, in: *in}
-	if arrival == sip.Merged {
+	switch {
+	case arrival == sip.Merged:
 		sh.refuse(t, m, tx, Refuse(482, "Merged Request"))
 		m.Release()
-		return
+	case !m.At.IsZero() && t.Now.Sub(m.At) > maxWait && isNewWork(m):
+		sh.rt.stats.Overload.Add(1)
+		sh.refuse(t, m, tx, &Error{Status: 503, Reason: "Waited Too Long", RetryAfter: 10 * time.Second})
+		m.Release()
+	default:
+		sh.handle(t, r)
 	}
-	sh.handle(t, r)
 }
 
 // handle works on a request, at once or again after what it waited for.

@@ -1131,9 +1131,8 @@ func TestOverload(t *testing.T) {
 			r.Post(ShardOf(alice), func(*Turn) { <-block })
 			settle()
 			c2 := p.call(bob, alice)
-			c2.method = "OPTIONS"
 			for range mailboxLimit {
-				send(r, p, c2.text())
+				send(r, p, c2.text("To: <"+alice+">;tag="+c.toTag))
 			}
 			var tags []string
 			c3 := p.call(bob, alice)
@@ -1174,9 +1173,8 @@ func TestOverload(t *testing.T) {
 			r.Post(ShardOf(alice), func(*Turn) { <-block })
 			settle()
 			o := p.call(bob, alice)
-			o.method = "OPTIONS"
 			for range mailboxLimit {
-				send(r, p, o.text())
+				send(r, p, o.text("To: <"+alice+">;tag="+c.toTag))
 			}
 			p.respond(n, 200)
 			settle()
@@ -1197,6 +1195,74 @@ func TestOverload(t *testing.T) {
 			time.Sleep(time.Minute)
 			if r.Stats().NotifyOK.Load() != 1 || r.Stats().Subscriptions.Load() != 1 {
 				t.Error("the answer to the NOTIFY was dropped")
+			}
+		})
+	})
+	t.Run("too much waits in all: new work is refused, what is there goes on", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			r, p := phoneRig(t, nil)
+			c := p.call(bob, alice)
+			c.subscribe(200)
+			c.wantNotify("active;expires=3600", "first")
+			var blocks []chan struct{}
+			for i := range Shards {
+				block := make(chan struct{})
+				blocks = append(blocks, block)
+				r.Post(uint8(i), func(*Turn) { <-block })
+			}
+			settle()
+			for i := range backlogNew {
+				send(r, p, p.call(bob, fmt.Sprintf("sip:u%d@example.com", i)).text())
+			}
+			settle()
+			if n := r.Stats().Overload.Load(); n != 0 {
+				t.Fatalf("%d refused before the bound", n)
+			}
+			for range refusals + 500 {
+				send(r, p, p.call(bob, alice).text())
+			}
+			settle()
+			refused := 0
+			for p.take(func(m *sip.Message) bool { return m.Status() == 503 }) != nil {
+				refused++
+			}
+			if n := r.Stats().Overload.Load(); n != refusals+500 || refused != refusals {
+				t.Errorf("%d counted, %d answered", n, refused)
+			}
+			send(r, p, c.text()) // a refresh
+			send(r, p, c.text("Expires: 0"))
+			settle()
+			if n := r.Stats().Overload.Load(); n != refusals+500 {
+				t.Error("a refresh was refused")
+			}
+			for _, b := range blocks {
+				close(b)
+			}
+			settle()
+			for p.take(func(m *sip.Message) bool { return m.Status() == 200 && string(m.CallID()) != c.id }) != nil {
+				refused++
+			}
+			if refused != refusals+backlogNew {
+				t.Errorf("%d of those that were let in got no answer", refusals+backlogNew-refused)
+			}
+			if n := r.Stats().Subscriptions.Load(); n != backlogNew {
+				t.Errorf("%d subscriptions", n)
+			}
+		})
+	})
+	t.Run("what has waited too long", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			r, p := phoneRig(t, nil)
+			old := p.call(bob, alice)
+			m := sip.NewMessage()
+			if err := m.Parse([]byte(old.text()), false); err != nil {
+				t.Fatal(err)
+			}
+			m.Flow, m.At = sip.Flow{Proto: sip.UDP, Local: serverAddr, Remote: p.addr}, time.Now().Add(-maxWait-time.Millisecond)
+			r.Receive(m)
+			settle()
+			if m := old.answer(); m == nil || m.Status() != 503 || r.Stats().Subscriptions.Load() != 0 {
+				t.Errorf("%v", m)
 			}
 		})
 	})
