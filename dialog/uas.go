@@ -135,6 +135,9 @@ func (sh *shard) request(t *Turn, r *Request) *Error {
 		}
 	case sip.NOTIFY:
 	case sip.OPTIONS:
+		if _, _, err := rt.opt.Key(m.RequestURI()); errors.Is(err, sip.ErrScheme) {
+			return &Error{Status: 416, Err: err}
+		}
 		if err := unknownExtensions(m); err != nil {
 			return err
 		}

@@ -151,6 +151,7 @@ func TestRefusals(t *testing.T) {
 		{name: "CORE-01 an unknown method: 501", line: "FETCH " + alice, status: 501},
 		{name: "CORE-01 the method comes before Require", line: "MESSAGE " + alice, headers: []string{"Require: x"}, status: 405},
 		{name: "CORE-02 a scheme we do not know: 416", line: "SUBSCRIBE http://example.com/", status: 416},
+		{name: "CORE-02 in OPTIONS, too", line: "OPTIONS http://example.com/", headers: []string{"Require: x"}, status: 416},
 		{name: "CORE-02 no URI: 400", line: "SUBSCRIBE sip:alice@@example.com", status: 400},
 		{name: "CORE-04 Require: 420 with exactly the unknown tags", headers: []string{"Require: 100rel, eventlist, x"}, status: 420, field: sip.HdrUnsupported, want: "100rel, x"},
 		{name: "CORE-04 in OPTIONS, too", line: "OPTIONS " + alice, headers: []string{"Require: x"}, status: 420, field: sip.HdrUnsupported, want: "x"},
