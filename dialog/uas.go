@@ -294,7 +294,8 @@ func (sh *shard) subscribe(t *Turn, r *Request) *Error {
 		lists: hasToken(m, sip.HdrSupported, "eventlist") || hasToken(m, sip.HdrRequire, "eventlist"),
 	}
 	p := packer{buf: sh.headBuf[:0]}
-	p.add(&s.row.ID, appendTag(nil, id))
+	var tag [tagSize]byte
+	p.add(&s.row.ID, appendTag(tag[:0], id))
 	p.add(&s.uri, m.RequestURI())
 	p.add(&s.row.EventID, eventID)
 	p.add(&s.row.CallID, m.CallID())

@@ -659,9 +659,12 @@ func ResponseFlow(m *Message) Flow {
 	if port == 0 {
 		port = 5060
 	}
-	maddr, err := netip.ParseAddr(string(v.Maddr))
+	var maddr netip.Addr
+	if v.Maddr != nil {
+		maddr, _ = netip.ParseAddr(string(v.Maddr))
+	}
 	switch {
-	case err == nil:
+	case maddr.IsValid():
 		f.Remote = netip.AddrPortFrom(maddr.Unmap(), port)
 	case !v.HasRPort:
 		f.Remote = netip.AddrPortFrom(f.Remote.Addr(), port)
