@@ -216,9 +216,15 @@ func (v *Verifier) claim(now time.Time, m *sip.Message, p *params, c Credentials
 		c.URIMatches = err == nil && u.Equal(to)
 	}
 
-	// RFC 7616 section 3.4.1.
+	c.User, c.claimed = string(p[pUsername]), true
+	c.digest(p, m.MethodToken(), session)
+	return c, Claimed
+}
+
+// digest sets what is hashed besides HA1 (RFC 7616 section 3.4.1).
+func (c *Credentials) digest(p *params, method []byte, session bool) {
 	var a2, text [512]byte
-	b := append(append(append(a2[:0], m.MethodToken()...), ':'), c.URI...)
+	b := append(append(append(a2[:0], method...), ':'), p[pURI]...)
 	t := append(append(text[:0], ':'), p[pNonce]...)
 	if session {
 		c.session = ":" + string(p[pNonce]) + ":" + string(p[pCnonce])
@@ -229,8 +235,17 @@ func (v *Verifier) claim(now time.Time, m *sip.Message, p *params, c Credentials
 		}
 	}
 	c.rest = string(c.Algorithm.appendHex(append(t, ':'), b))
-	c.User, c.claimed = string(p[pUsername]), true
-	return c, Claimed
+}
+
+// matches compares the response with what HA1 gives, in constant time.
+func (c *Credentials) matches(ha1 string) bool {
+	var text, sess [512]byte
+	t := append(text[:0], ha1...)
+	if c.session != "" {
+		t = c.Algorithm.appendHex(text[:0], append(append(sess[:0], ha1...), c.session...))
+	}
+	sum := c.Algorithm.sum(append(t, c.rest...))
+	return subtle.ConstantTimeCompare(sum[:], c.response[:]) == 1
 }
 
 // Check compares the response with the secrets of the user, whatever name the
@@ -245,14 +260,7 @@ func (v *Verifier) Check(now time.Time, c Credentials, secrets Secrets) Result {
 	if ha1 == "" {
 		ha1, known = v.dummy[c.Algorithm], false
 	}
-	var text, sess [512]byte
-	t := append(text[:0], ha1...)
-	if c.session != "" {
-		t = c.Algorithm.appendHex(text[:0], append(append(sess[:0], ha1...), c.session...))
-	}
-	sum := c.Algorithm.sum(append(t, c.rest...))
-	same := subtle.ConstantTimeCompare(sum[:], c.response[:]) == 1
-	if !same || !known {
+	if same := c.matches(ha1); !same || !known {
 		return Wrong
 	}
 	if !v.nonces.young(now, c.nonce) || !v.nonces.use(now, c.nonce, c.nc, true) {
