@@ -61,12 +61,14 @@ func answer(t testing.TB, challenge, user, password string, nc int) string {
 		t.Fatal(err)
 	}
 	cred, err := digest.Digest(chal, digest.Options{Method: "SUBSCRIBE", URI: "sip:bob@example.com", Username: user, Password: password, Count: nc,
-		GetBody: func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(body)), nil }})
+		GetBody: bodyReader})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return "Authorization: " + cred.String()
 }
+
+func bodyReader() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(body)), nil }
 
 // TestChallenge: DG-01 order and different algorithms, DG-02 qop, one nonce.
 func TestChallenge(t *testing.T) {
