@@ -117,6 +117,15 @@ func TestRefused(t *testing.T) {
 			t.Error("retry of refused credentials")
 		}
 	}
+	// What went without credentials is no refusal, whatever went before.
+	last := at
+	send(t, c, "k", &last)
+	if !c.Challenged("k", challenge(false), &last) {
+		t.Error("no retry of a request without credentials")
+	}
+	send(t, c, "k", &last)
+	c.Challenged("k", challenge(false), &last)
+
 	// The next request starts anew.
 	at = Attempt{}
 	if got := judge(v, start, send(t, c, "k", &at)); got != NoCredentials {

@@ -114,10 +114,12 @@ func (v *Verifier) Challenge(now time.Time, realm string, stale bool) []string {
 	if stale {
 		p[pStale] = []byte("true")
 	}
-	values := make([]string, 0, len(v.algorithms))
-	for _, a := range v.algorithms {
+	values := make([]string, len(v.algorithms))
+	buf := make([]byte, 0, 256)
+	for i, a := range v.algorithms {
 		p[pAlgorithm] = []byte(a.String())
-		values = append(values, string(p.append(nil)))
+		buf = p.append(buf[:0])
+		values[i] = string(buf)
 	}
 	return values
 }

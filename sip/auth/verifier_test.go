@@ -145,7 +145,8 @@ func TestParsedFacts(t *testing.T) {
 	if got := v.Check(start, Credentials{}, Secrets{}); got != Wrong {
 		t.Errorf("check of nothing is %v", got)
 	}
-	if got := v.Check(start.Add(time.Hour), c, Derive(`al"i\ce`, "example.net", "secret")); got != Stale {
+	c, _ = v.Parse(start, request(t, handmade(v, nil)), ours)
+	if got := v.Check(start.Add(time.Hour), c, users("alice", "example.com")); got != Stale {
 		t.Errorf("check after a long look-up is %v", got)
 	}
 
