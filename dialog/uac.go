@@ -158,7 +158,7 @@ func (sh *shard) sendSubscribe(t *Turn, r *remote, expires time.Duration) {
 	b = append(b, "CSeq: "...)
 	b = strconv.AppendUint(b, uint64(r.cseq), 10)
 	b = append(b, " SUBSCRIBE\r\n"...)
-	b = appendContact(b, contactFor(r.flow))
+	b = appendContact(b, contactFor(r.flow, isSIPS(r.target) || isSIPS(r.nextHop())))
 	b = sip.AppendHeader(b, "Event", r.p.Event)
 	b = sip.AppendHeader(b, "Accept", r.p.Accept)
 	b = sip.AppendHeader(b, "Expires", seconds(expires))

@@ -361,17 +361,30 @@ func (s *subscription) setFlow(m *sip.Message) {
 	if s.direct {
 		s.row.Flow = m.Flow.Proto.String() + " " + m.Flow.Local.String() + " " + m.Flow.Remote.String()
 	}
-	s.row.LocalContact = contactFor(m.Flow)
+	s.row.LocalContact = contactFor(m.Flow, isSIPS(string(m.RequestURI())) || isSIPS(s.nextHop()))
 }
 
-// contactFor is our Contact on a flow.
-func contactFor(f sip.Flow) string {
+// contactFor is our Contact on a flow; secure asks for a sips URI where the
+// flow is TLS (CORE-10). A secure WebSocket is transport=ws too (RFC 7118
+// section 5.2).
+func contactFor(f sip.Flow, secure bool) string {
 	c := "sip:" + f.Local.String()
-	if f.Proto != sip.UDP {
-		c += ";transport=" + strings.ToLower(f.Proto.String())
+	if secure && (f.Proto == sip.TLS || f.Proto == sip.WSS) {
+		c = "sips:" + f.Local.String()
+		if f.Proto == sip.TLS {
+			return c
+		}
 	}
-	return c
+	switch f.Proto {
+	case sip.UDP:
+		return c
+	case sip.WSS:
+		return c + ";transport=ws"
+	}
+	return c + ";transport=" + strings.ToLower(f.Proto.String())
 }
+
+func isSIPS(uri string) bool { return len(uri) > 5 && strings.EqualFold(uri[:5], "sips:") }
 
 // parseFlow reads a stored flow. Only datagram flows survive a restart.
 func parseFlow(s string) (f sip.Flow, ok bool) {
