@@ -306,6 +306,7 @@ func (c *streamConn) end(err error) {
 	}
 
 	e.mu.Lock()
+	closed := e.closed
 	delete(e.conns, c.flow.Conn)
 	if c.counted {
 		if s := sourceOf(c.flow.Remote); e.perSource[s] > 1 {
@@ -315,7 +316,7 @@ func (c *streamConn) end(err error) {
 		}
 	}
 	e.mu.Unlock()
-	if !errors.Is(err, net.ErrClosed) {
+	if !closed {
 		e.stats.Closed[reasonOf(err)].Add(1)
 	}
 	unsent := c.unsent
