@@ -35,6 +35,7 @@ type EndpointOptions struct {
 	Receive Receiver       // whole, parsed messages; required
 	Failed  func(ClientID) // a message sent with this token could not be delivered
 	Log     *slog.Logger
+	Guard   *Guard // counts, shows and limits messages; may be nil
 
 	ReadBuffer   int           // socket receive buffer in bytes, default 16 MiB
 	MaxConns     int           // stream connections in all, default 10,000; more are closed on accept
@@ -171,7 +172,9 @@ func (e *Endpoint) parse(m *Message, stream bool) bool {
 	m.At = time.Now()
 	err := m.Parse(m.Raw, stream)
 	if err == nil {
-		e.opt.Receive(m)
+		if e.opt.Guard.Received(m, e) {
+			e.opt.Receive(m)
+		}
 		return true
 	}
 	var pe *ParseError
@@ -200,7 +203,7 @@ func (e *Endpoint) lost(f Flow, b []byte, framing error) {
 // refuse answers a bad message if it can be answered, reports and releases it.
 func (e *Endpoint) refuse(m *Message, pe ParseError) (answered bool) {
 	e.stats.Malformed.Add(1)
-	if pe.Answerable && m.IsRequest() && m.Method() != ACK {
+	if e.opt.Guard.Malformed(m, pe.Reason) && pe.Answerable && m.IsRequest() && m.Method() != ACK {
 		resp := AppendResponse(nil, m, pe.Code, pe.Reason, StatelessTag(m))
 		resp = AppendBody(resp, "", nil)
 		answered = e.Send(ResponseFlow(m), resp, 0) == nil
@@ -227,6 +230,7 @@ func StatelessTag(m *Message) string {
 
 // Send implements Sender.
 func (e *Endpoint) Send(f Flow, b []byte, token uint64) error {
+	e.opt.Guard.Sent(f, b)
 	if f.Proto == UDP {
 		s := e.packetFor(f.Local)
 		if s == nil {
