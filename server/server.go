@@ -45,6 +45,7 @@ type Server struct {
 	lists    *rls.Server
 	gateway  *b2b.Gateway
 	network  Network
+	guard    *sip.Guard
 	sources  []xcapclient.Source // on top of the configured ones
 	rt       *dialog.Runtime
 	addrs    []string
@@ -71,7 +72,26 @@ type Option func(*Server)
 
 // OnNetwork puts the server on another network than the machine's.
 func OnNetwork(attach func(sip.Receiver) Network) Option {
-	return func(s *Server) { s.network = attach(s.receive) }
+	return func(s *Server) {
+		n := &guarded{guard: s.guard}
+		n.Network = attach(func(m *sip.Message) {
+			if s.guard.Received(m, n) {
+				s.receive(m)
+			}
+		})
+		s.network = n
+	}
+}
+
+// guarded is a network without an Endpoint's hooks.
+type guarded struct {
+	Network
+	guard *sip.Guard
+}
+
+func (n *guarded) Send(f sip.Flow, b []byte, token uint64) error {
+	n.guard.Sent(f, b)
+	return n.Network.Send(f, b, token)
 }
 
 // WithSource puts a source of documents on top of the configured ones.
@@ -87,6 +107,10 @@ func New(cfg Config, log *slog.Logger, opts ...Option) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, set: set, log: log, open: make(chan struct{})}
+	s.guard = &sip.Guard{
+		Stats: new(sip.Stats), Trace: new(sip.Trace), Log: log.With("component", "sip"),
+		Limit: sip.NewLimiter(sip.LimiterOptions{PerSource: cfg.RatePerSource, Total: cfg.RateTotal, Exempt: set.trust}, time.Now()),
+	}
 	for _, opt := range opts {
 		opt(s)
 	}
@@ -165,6 +189,7 @@ func (s *Server) wire() {
 			Receive: s.receive,
 			Failed:  func(id sip.ClientID) { s.rt.Failed(id) },
 			Log:     s.log.With("component", "sip"),
+			Guard:   s.guard,
 		})
 	}
 	reg := packages()
@@ -419,6 +444,7 @@ func (s *Server) Stop(ctx context.Context) error {
 	var err error
 	s.stopOnce.Do(func() {
 		s.ready.Store(false)
+		s.guard.Trace.Close() // else their requests would hold up Shutdown
 		if s.web != nil {
 			s.web.Shutdown(ctx)
 		}
@@ -442,6 +468,7 @@ func (s *Server) abort() {
 		cancel()
 		s.rt.Stop(ctx)
 		close(s.open)
+		s.guard.Trace.Close()
 		if s.web != nil {
 			s.web.Close()
 		}

@@ -63,13 +63,13 @@ func ParsePeer(s string) (f TraceFilter, err error) {
 // are overwritten with x: with an answer and its nonce a password can be guessed
 // at leisure, traces get passed around, and no fault is found by them.
 type TraceEntry struct {
-	Time  time.Time
-	Dir   Direction
-	Flow  Flow
-	Raw   []byte // shared by all traces: not to be changed
-	Note  string // what became of it when that is not the usual, for people
-	Lost  uint64 // messages before it that found the queue full
-	Whole int    // octets on the wire
+	Time time.Time
+	Dir  Direction
+	Flow Flow
+	Raw  []byte // shared by all traces: not to be changed
+	Note string // what became of it when that is not the usual, for people
+	Lost uint64 // messages before it that found the queue full
+
 }
 
 // Trace copies messages to whoever wants to see them. While nobody does, a
@@ -265,7 +265,7 @@ func (t *Trace) show(taps []*Tap, m *Message, e TraceEntry, raw []byte) {
 			continue
 		}
 		if e.Raw == nil {
-			e.Raw, e.Whole = maskSecrets(bytes.Clone(raw)), len(raw)
+			e.Raw = maskSecrets(bytes.Clone(raw))
 		}
 		p.offer(e)
 	}
