@@ -14,6 +14,7 @@ import (
 // below itself. A name with "/..." means that package and those below it.
 var mayImport = map[string][]string{
 	"sip":               {},
+	"sip/auth":          {"sip"},
 	"dialog":            {"sip"},
 	"pa":                {"dialog", "sip"},
 	"pa/pidf":           {},

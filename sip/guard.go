@@ -58,13 +58,14 @@ func (g *Guard) Malformed(m *Message, reason string) bool {
 	return g.Limit.Admit(m.At, src, KindNew) == Pass && g.Limit.Answer(m.At, src)
 }
 
-// Sent takes a message that is about to be given to the transport.
-func (g *Guard) Sent(f Flow, b []byte) {
+// Sent takes a message, head and body one after the other, that is about to be
+// given to the transport.
+func (g *Guard) Sent(f Flow, head, body []byte) {
 	if g == nil {
 		return
 	}
-	g.Stats.sent(f.Proto, b)
-	g.Trace.Sent(f, b)
+	g.Stats.sent(f.Proto, head, len(body))
+	g.Trace.Sent(f, head, body)
 }
 
 // tooMany is the refusal of a source that sends too much. Who is refused comes

@@ -112,8 +112,9 @@ func (s *Stats) received(m *Message) {
 	s.CountBytes(In, m.Flow.Proto, len(m.Raw))
 }
 
-// sent counts a message that was written here.
-func (s *Stats) sent(p Proto, b []byte) {
+// sent counts a message that was written here: its head, and how long its body
+// is if that is not in b.
+func (s *Stats) sent(p Proto, b []byte, body int) {
 	if s == nil {
 		return
 	}
@@ -122,7 +123,7 @@ func (s *Stats) sent(p Proto, b []byte) {
 	} else {
 		s.CountResponse(Out, p, m, status)
 	}
-	s.CountBytes(Out, p, len(b))
+	s.CountBytes(Out, p, len(b)+body)
 }
 
 // glance reads the method and, of a response, the status out of a message that

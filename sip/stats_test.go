@@ -24,13 +24,13 @@ func TestStats(t *testing.T) {
 	s.received(&req)
 	s.received(&req)
 	s.received(&resp)
-	s.sent(TLS, answer)
+	s.sent(TLS, answer, 0)
 	written := 0
 	for _, text := range []string{
 		"NOTIFY sip:a@example.com SIP/2.0\r\nCSeq: 1 NOTIFY\r\n\r\n", "FROB sip:a@example.com SIP/2.0\r\n\r\n", "SIP/2.0 200 OK\r\n\r\n",
 		"SIP/2.0 200 OK\r\nCSeq: 1", "SIP/2.0 ", "",
 	} {
-		s.sent(UDP, []byte(text))
+		s.sent(UDP, []byte(text), 0)
 		written += len(text)
 	}
 	s.CountResponse(Out, UDP, NOTIFY, 99)
@@ -61,7 +61,7 @@ func TestStats(t *testing.T) {
 	}
 	var none *Stats
 	none.received(&req)
-	none.sent(UDP, answer)
+	none.sent(UDP, answer, 0)
 	none.CountAbsorbed(NOTIFY)
 	none.CountFailure(NOTIFY, TimedOut)
 	none.ObserveServer(NOTIFY, 1)
@@ -108,8 +108,8 @@ func BenchmarkStats(b *testing.B) {
 	s := new(Stats)
 	for name, f := range map[string]func(){
 		"received":         func() { s.received(&m) },
-		"sent a response":  func() { s.sent(UDP, answer) },
-		"sent a request":   func() { s.sent(UDP, notify) },
+		"sent a response":  func() { s.sent(UDP, answer, 0) },
+		"sent a request":   func() { s.sent(UDP, notify, 0) },
 		"observe a server": func() { s.ObserveServer(SUBSCRIBE, 300*time.Microsecond) },
 	} {
 		b.Run(name, func(b *testing.B) {

@@ -1,10 +1,10 @@
 package sip
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -234,23 +234,24 @@ func (t *Trace) Received(m *Message, note string) {
 		return
 	}
 	if taps := t.taps.Load(); taps != nil {
-		t.show(*taps, m, TraceEntry{Time: m.At, Dir: In, Flow: m.Flow, Note: note}, m.Raw)
+		t.show(*taps, m, TraceEntry{Time: m.At, Dir: In, Flow: m.Flow, Note: note}, m.Raw, nil)
 	}
 }
 
-// Sent shows a message that is given to the transport.
-func (t *Trace) Sent(f Flow, b []byte) {
+// Sent shows a message, head and body one after the other, that is given to the
+// transport.
+func (t *Trace) Sent(f Flow, head, body []byte) {
 	if t == nil {
 		return
 	}
 	if taps := t.taps.Load(); taps != nil {
-		t.show(*taps, nil, TraceEntry{Time: time.Now(), Dir: Out, Flow: f}, b)
+		t.show(*taps, nil, TraceEntry{Time: time.Now(), Dir: Out, Flow: f}, head, body)
 	}
 }
 
 // show offers a message to the taps that want it. m is nil while it is not
 // parsed; parsing, which changes what it reads, is done on a copy.
-func (t *Trace) show(taps []*Tap, m *Message, e TraceEntry, raw []byte) {
+func (t *Trace) show(taps []*Tap, m *Message, e TraceEntry, head, body []byte) {
 	var own *Message
 	for _, p := range taps {
 		if !p.peer(e.Flow.Remote) {
@@ -258,14 +259,14 @@ func (t *Trace) show(taps []*Tap, m *Message, e TraceEntry, raw []byte) {
 		}
 		if m == nil && (p.key != "" || p.filter.CallID != "") {
 			own = NewMessage()
-			own.Parse(append(own.Raw[:0], raw...), false) // what cannot be read names nobody
+			own.Parse(append(append(own.Raw[:0], head...), body...), false) // what cannot be read names nobody
 			m = own
 		}
 		if !p.names(m) {
 			continue
 		}
 		if e.Raw == nil {
-			e.Raw = maskSecrets(bytes.Clone(raw))
+			e.Raw = maskSecrets(slices.Concat(head, body))
 		}
 		p.offer(e)
 	}

@@ -67,7 +67,7 @@ func TestTraceFilter(t *testing.T) {
 		}
 		m.Flow, m.At = traceFlow, limitEpoch
 		tr.Received(&m, "")
-		tr.Sent(traceFlow, []byte(subscribe))
+		tr.Sent(traceFlow, []byte(subscribe[:50]), []byte(subscribe[50:]))
 		got := all(p)
 		if c.want != (len(got) == 2) || len(got) == 1 {
 			t.Errorf("%+v: %d messages", c.filter, len(got))
@@ -136,15 +136,15 @@ func TestTraceBounds(t *testing.T) {
 		// A reader that does not read loses messages, and is told how many.
 		small, big := bytes.Repeat([]byte("x"), 100), bytes.Repeat([]byte("x"), 1<<20)
 		for range traceQueue + 5 {
-			tr.Sent(traceFlow, small)
+			tr.Sent(traceFlow, small, nil)
 		}
 		got := all(taps[0])
-		tr.Sent(traceFlow, small)
+		tr.Sent(traceFlow, small, nil)
 		if next := all(taps[0]); len(got) != traceQueue || len(next) != 1 || next[0].Lost != 5 || taps[0].Lost() != 0 || got[0].Lost != 0 {
 			t.Errorf("queue: %d, then %+v, lost %d", len(got), next, taps[0].Lost())
 		}
 		for range 6 {
-			tr.Sent(traceFlow, big)
+			tr.Sent(traceFlow, big, nil)
 		}
 		if n := len(all(taps[0])); n != 4 || taps[0].Lost() != 2 || taps[0].waits.Load() != 0 {
 			t.Errorf("octets: %d messages, %d lost", n, taps[0].Lost())
@@ -182,7 +182,7 @@ func TestTraceBounds(t *testing.T) {
 		if _, err := tr.Start(ofPeer("192.0.2.1"), time.Minute); err != ErrTraceClosed {
 			t.Errorf("start after the end: %v", err)
 		}
-		tr.Sent(traceFlow, small)
+		tr.Sent(traceFlow, small, nil)
 	})
 }
 
@@ -236,12 +236,12 @@ func TestTraceOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	raw := []byte(subscribe768)
-	if n := testing.AllocsPerRun(100, func() { tr.Received(&m, ""); tr.Sent(traceFlow, raw) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { tr.Received(&m, ""); tr.Sent(traceFlow, raw, nil) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 	var none *Trace
 	none.Received(&m, "")
-	none.Sent(traceFlow, raw)
+	none.Sent(traceFlow, raw, nil)
 }
 
 // On the wire: messages in and out, what is malformed, and what is over its
@@ -326,9 +326,9 @@ func BenchmarkGuard(b *testing.B) {
 		f    func()
 	}{
 		{"received", func() { n++; m.At = start.Add(time.Duration(n) * time.Microsecond); g.Received(&m, nil) }},
-		{"trace off", func() { g.Trace.Sent(traceFlow, raw) }},
+		{"trace off", func() { g.Trace.Sent(traceFlow, raw, nil) }},
 		{"trace of another URI, received", func() { on.Received(&m, "") }},
-		{"trace of another URI, sent", func() { on.Sent(traceFlow, raw) }},
+		{"trace of another URI, sent", func() { on.Sent(traceFlow, raw, nil) }},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			b.ReportAllocs()
