@@ -116,6 +116,8 @@ type Runtime struct {
 	stopped chan struct{} // nothing runs any more
 	stats   Stats
 	limit   sip.LogLimit
+	failed  sip.LogLimit // NOTIFYs; apart, so that refusals do not hide them
+	panics  sip.LogLimit
 
 	unsettled []string // see Unsettled
 }
@@ -611,7 +613,7 @@ func (sh *shard) guard(f func()) (ok bool) {
 	defer func() {
 		if p := recover(); p != nil {
 			sh.rt.stats.Panics.Add(1)
-			sh.rt.opt.Log.Error("panic", "shard", sh.id, "panic", p, "stack", string(debug.Stack()))
+			sh.rt.panics.Log(time.Now(), sh.rt.opt.Log, slog.LevelError, "panic", "shard", sh.id, "panic", p, "stack", string(debug.Stack()))
 		}
 	}()
 	f()

@@ -36,6 +36,7 @@ type Server struct {
 	set *settings
 	log *slog.Logger
 
+	limit    sip.LogLimit // of what peers and users of XCAP can cause
 	store    *sql.Store
 	docs     *xcapclient.Client
 	stored   *xcapclient.StoredSource
@@ -328,7 +329,7 @@ func (s *Server) documentsChanged(selectors []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if err := s.catalog.Changed(ctx, selectors); err != nil {
-		s.log.Warn("list services not readable; they stay as they were", "err", err)
+		s.limit.Log(time.Now(), s.log, slog.LevelWarn, "list services not readable; they stay as they were", "err", err)
 	}
 	for _, xui := range s.rules.changed(selectors) {
 		key, err := s.normalize(xui)

@@ -1,6 +1,7 @@
 package sip
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -307,4 +308,11 @@ func (l *LogLimit) Allow(now time.Time) (suppressed int, ok bool) {
 	}
 	suppressed, l.dropped = l.dropped, 0
 	return suppressed, true
+}
+
+// Log writes a line that a peer can cause, if Allow allows it.
+func (l *LogLimit) Log(now time.Time, log *slog.Logger, level slog.Level, msg string, args ...any) {
+	if n, ok := l.Allow(now); ok {
+		log.Log(context.Background(), level, msg, append(args, "suppressed", n)...)
+	}
 }
