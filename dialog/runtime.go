@@ -56,6 +56,7 @@ type Options struct {
 	Store      Store // may be nil with Memory
 	Durability Durability
 	Log        *slog.Logger
+	Stats      *sip.Stats // of transactions; may be nil
 
 	// Components are made once per shard. Route picks one by its index for a
 	// resource's canonical key; it must be a Source.
@@ -116,6 +117,8 @@ type Runtime struct {
 	stopped chan struct{} // nothing runs any more
 	stats   Stats
 	limit   sip.LogLimit
+	failed  sip.LogLimit // NOTIFYs; apart, so that refusals do not hide them
+	panics  sip.LogLimit
 
 	unsettled []string // see Unsettled
 }
@@ -160,6 +163,7 @@ func New(opt Options) *Runtime {
 			tx: sip.NewTransactions(uint8(i), opt.Sender, now), wheel: sip.NewWheel(now),
 			subs: make(map[uint64]*subscription), uacs: make(map[uint64]*remote),
 		}
+		sh.tx.Stats = opt.Stats
 		sh.turn = &Turn{sh: sh}
 		sh.box.index = make(map[SinkRef]int)
 		for _, mk := range opt.Components {
@@ -611,7 +615,7 @@ func (sh *shard) guard(f func()) (ok bool) {
 	defer func() {
 		if p := recover(); p != nil {
 			sh.rt.stats.Panics.Add(1)
-			sh.rt.opt.Log.Error("panic", "shard", sh.id, "panic", p, "stack", string(debug.Stack()))
+			sh.rt.panics.Log(time.Now(), sh.rt.opt.Log, slog.LevelError, "panic", "shard", sh.id, "panic", p, "stack", string(debug.Stack()))
 		}
 	}()
 	f()

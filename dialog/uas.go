@@ -1052,7 +1052,7 @@ func (sh *shard) notifyUnsent(t *Turn, s *subscription, err error) {
 
 func (sh *shard) notifyFailed(t *Turn, s *subscription, status int, err error) {
 	sh.rt.stats.NotifyFailed.Add(1)
-	if n, ok := sh.rt.limit.Allow(t.Now); ok {
+	if n, ok := sh.rt.failed.Allow(t.Now); ok {
 		sh.rt.opt.Log.Info("NOTIFY failed", "dialog", s.row.ID, "event", s.row.Event, "resource", s.row.Resource,
 			"watcher", s.row.Watcher, "status", status, "err", orDash(err), "suppressed", n)
 	}

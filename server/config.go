@@ -37,8 +37,13 @@ type Config struct {
 	Trust          []string          `yaml:"trust"`           // CIDRs of peers whose asserted identity is believed
 	Remote         map[string]string `yaml:"remote"`          // next hop by remote domain
 	NotifyInterval map[string]string `yaml:"notify_interval"` // duration by package, or "list"
+	RatePerSource  int               `yaml:"rate_per_source"` // requests a second from one address that is not in Trust; 0 for no limit
+	RateTotal      int               `yaml:"rate_total"`      // requests a second from all addresses; 0 for no limit
 	LogLevel       string            `yaml:"log_level"`       // debug, info, warn, error
 }
+
+// maxRate bounds both rates; more is no limit.
+const maxRate = 1_000_000
 
 // Default is the configuration of a server that was told nothing.
 func Default() Config {
@@ -46,7 +51,7 @@ func Default() Config {
 		Listen: []string{"udp:127.0.0.1:5060", "tcp:127.0.0.1:5060"}, HTTP: "127.0.0.1:8080",
 		Domain: []string{"localhost", "127.0.0.1"}, Store: "sqlite:" + filepath.Join(stateDir(), "rollcall.db"),
 		Durability: "write-through", Sync: "normal", XCAP: []string{"store"}, PresenceAuth: "confirm",
-		Trust: []string{"127.0.0.0/8", "::1/128"}, TLSClientAuth: "none", LogLevel: "info",
+		Trust: []string{"127.0.0.0/8", "::1/128"}, TLSClientAuth: "none", RatePerSource: 100, LogLevel: "info",
 	}
 }
 
@@ -206,6 +211,14 @@ func (c *Config) settings() (*settings, error) {
 			fault("notify_interval", "%q is not a package", name)
 		}
 		s.intervals[name] = d
+	}
+	for _, r := range []struct {
+		key   string
+		value int
+	}{{"rate_per_source", c.RatePerSource}, {"rate_total", c.RateTotal}} {
+		if r.value < 0 || r.value > maxRate {
+			fault(r.key, "%d is not between 0, for no limit, and %d requests a second", r.value, maxRate)
+		}
 	}
 	switch c.LogLevel {
 	case "debug", "info", "warn", "error":

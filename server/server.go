@@ -36,6 +36,7 @@ type Server struct {
 	set *settings
 	log *slog.Logger
 
+	limit    sip.LogLimit // of what peers and users of XCAP can cause
 	store    *sql.Store
 	docs     *xcapclient.Client
 	stored   *xcapclient.StoredSource
@@ -45,6 +46,7 @@ type Server struct {
 	lists    *rls.Server
 	gateway  *b2b.Gateway
 	network  Network
+	guard    *sip.Guard
 	sources  []xcapclient.Source // on top of the configured ones
 	rt       *dialog.Runtime
 	addrs    []string
@@ -71,7 +73,26 @@ type Option func(*Server)
 
 // OnNetwork puts the server on another network than the machine's.
 func OnNetwork(attach func(sip.Receiver) Network) Option {
-	return func(s *Server) { s.network = attach(s.receive) }
+	return func(s *Server) {
+		n := &guarded{guard: s.guard}
+		n.Network = attach(func(m *sip.Message) {
+			if s.guard.Received(m, n) {
+				s.receive(m)
+			}
+		})
+		s.network = n
+	}
+}
+
+// guarded is a network without an Endpoint's hooks.
+type guarded struct {
+	Network
+	guard *sip.Guard
+}
+
+func (n *guarded) Send(f sip.Flow, b []byte, token uint64) error {
+	n.guard.Sent(f, b, nil)
+	return n.Network.Send(f, b, token)
 }
 
 // WithSource puts a source of documents on top of the configured ones.
@@ -87,6 +108,10 @@ func New(cfg Config, log *slog.Logger, opts ...Option) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, set: set, log: log, open: make(chan struct{})}
+	s.guard = &sip.Guard{
+		Stats: new(sip.Stats), Trace: new(sip.Trace), Log: log.With("component", "sip"),
+		Limit: sip.NewLimiter(sip.LimiterOptions{PerSource: cfg.RatePerSource, Total: cfg.RateTotal, Exempt: set.trust}, time.Now()),
+	}
 	for _, opt := range opts {
 		opt(s)
 	}
@@ -166,6 +191,7 @@ func (s *Server) wire() {
 			Receive:   s.receive,
 			Failed:    func(id sip.ClientID, err error) { s.rt.Failed(id, err) },
 			Log:       s.log.With("component", "sip"),
+			Guard:     s.guard,
 			ServerTLS: serverTLS, ClientTLS: clientTLS, Origins: s.cfg.WSOrigin,
 			Exempt: s.trusts,
 		})
@@ -184,6 +210,7 @@ func (s *Server) wire() {
 	s.rt = dialog.New(dialog.Options{
 		Sender: s.network, Packages: dialog.NewRegistry(reg...), Store: s.store, Durability: s.set.durability,
 		Log:        s.log.With("component", "dialog"),
+		Stats:      s.guard.Stats,
 		Components: []func(uint8) dialog.Component{s.agent.Shard, s.lists.Shard, s.gateway.Shard},
 		Route:      s.route, Key: s.key, Identify: s.identify,
 		FlowTo:  s.network.FlowTo,
@@ -316,7 +343,7 @@ func (s *Server) documentsChanged(selectors []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if err := s.catalog.Changed(ctx, selectors); err != nil {
-		s.log.Warn("list services not readable; they stay as they were", "err", err)
+		s.limit.Log(time.Now(), s.log, slog.LevelWarn, "list services not readable; they stay as they were", "err", err)
 	}
 	for _, xui := range s.rules.changed(selectors) {
 		key, err := s.normalize(xui)
@@ -436,6 +463,7 @@ func (s *Server) Stop(ctx context.Context) error {
 	var err error
 	s.stopOnce.Do(func() {
 		s.ready.Store(false)
+		s.guard.Trace.Close() // else their requests would hold up Shutdown
 		if s.web != nil {
 			s.web.Shutdown(ctx)
 		}
@@ -459,6 +487,7 @@ func (s *Server) abort() {
 		cancel()
 		s.rt.Stop(ctx)
 		close(s.open)
+		s.guard.Trace.Close()
 		if s.web != nil {
 			s.web.Close()
 		}

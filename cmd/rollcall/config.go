@@ -25,7 +25,7 @@ type setting struct {
 	category string
 	usage    string // the word in backquotes stands for the value in the help
 	fallback string // the default as people should read it
-	// field points to *string, []string, map[string]string or *bool.
+	// field points to a string, int, []string, map[string]string or *bool.
 	field func(*server.Config) any
 }
 
@@ -107,6 +107,14 @@ var settings = []setting{
 		"loopback", func(c *server.Config) any { return &c.Trust },
 	},
 	{
+		"rate-per-source", catPolicy, "`REQUESTS` a second from one address (IPv6: /64) that --trust does not name, and ten seconds' worth at once; more get 503, then nothing; 0 for no limit",
+		"100", func(c *server.Config) any { return &c.RatePerSource },
+	},
+	{
+		"rate-total", catPolicy, "`REQUESTS` a second from all addresses together, and ten seconds' worth at once; 0 for no limit",
+		"0", func(c *server.Config) any { return &c.RateTotal },
+	},
+	{
 		"log-level", catProcess, "least `LEVEL` to log: debug, info, warn, error",
 		"info", func(c *server.Config) any { return &c.LogLevel },
 	},
@@ -132,6 +140,8 @@ func configFlags() []cli.Flag {
 		switch s.field(&server.Config{}).(type) {
 		case *string:
 			flags = append(flags, &cli.StringFlag{Name: s.name, Usage: s.usage, Category: s.category, DefaultText: s.fallback, EnvVars: env})
+		case *int:
+			flags = append(flags, &cli.IntFlag{Name: s.name, Usage: s.usage, Category: s.category, DefaultText: s.fallback, EnvVars: env})
 		case **bool:
 			flags = append(flags, &cli.BoolFlag{Name: s.name, Usage: s.usage, Category: s.category, DefaultText: s.fallback, EnvVars: env})
 		default:
@@ -161,6 +171,8 @@ func loadConfig(c *cli.Context) (server.Config, error) {
 				continue // an empty variable says nothing, as containers set them
 			}
 			*p = v
+		case *int:
+			*p = c.Int(s.name)
 		case **bool:
 			v := c.Bool(s.name)
 			*p = &v

@@ -121,6 +121,14 @@ func TestConfigPrecedence(t *testing.T) {
 			inEnv: "map[list:0 presence:2s]", inFlag: "map[list:3s presence:4s]", value: func(c server.Config) any { return c.NotifyInterval },
 		},
 		{
+			name: "rate-per-source", file: "20", env: "30", flag: []string{"0"}, def: "100", inFile: "20", inEnv: "30", inFlag: "0",
+			value: func(c server.Config) any { return c.RatePerSource },
+		},
+		{
+			name: "rate-total", file: "20", env: "0", flag: []string{"40"}, def: "0", inFile: "20", inEnv: "0", inFlag: "40",
+			value: func(c server.Config) any { return c.RateTotal },
+		},
+		{
 			name: "log-level", file: "warn", env: "error", flag: []string{"debug"}, def: "info", inFile: "warn", inEnv: "error", inFlag: "debug",
 			value: func(c server.Config) any { return c.LogLevel },
 		},
@@ -213,6 +221,12 @@ func TestConfigFaults(t *testing.T) {
 		file := writeFile(t, "# nothing\n")
 		if code, out, errw := execute(t, "config", "check", "--config", file); code != 0 || out != file+": ok\n" || errw != "" {
 			t.Errorf("exit code %d, %q %q", code, out, errw)
+		}
+	})
+	t.Run("variable that is no number", func(t *testing.T) {
+		t.Setenv("ROLLCALL_RATE_TOTAL", "many")
+		if code, _, errw := execute(t, "serve"); code != 2 || !strings.Contains(errw, "many") {
+			t.Errorf("exit code %d, %q", code, errw)
 		}
 	})
 	t.Run("variable that is no boolean", func(t *testing.T) {
