@@ -14,6 +14,7 @@ import (
 // below itself. A name with "/..." means that package and those below it.
 var mayImport = map[string][]string{
 	"sip":               {},
+	"sip/locate":        {"sip"},
 	"dialog":            {"sip"},
 	"pa":                {"dialog", "sip"},
 	"pa/pidf":           {},
@@ -26,7 +27,7 @@ var mayImport = map[string][]string{
 	"b2b":               {"dialog", "sip"},
 	"xcapclient":        {},
 	"sql":               {"dialog", "pa"}, // the row types
-	"server":            {"pa/...", "rls/...", "b2b", "xcapclient", "sql", "dialog", "sip"},
+	"server":            {"pa/...", "rls/...", "b2b", "xcapclient", "sql", "dialog", "sip/..."},
 	"server/servertest": {"server", "sip", "pa/pidf", "rls/rlmi"},
 	"cmd/rollcall":      {"server", "sip", "pa/pidf", "pa/winfo", "rls/rlmi", "sql"},
 	"e2e":               {},
@@ -37,6 +38,7 @@ var mayImport = map[string][]string{
 var onlyIn = map[string]string{
 	"github.com/jmoiron/sqlx": "sql", "github.com/lib/pq": "sql", "modernc.org/sqlite": "sql", "github.com/pressly/goose/v3": "sql", "database/sql": "sql",
 	"github.com/fsnotify/fsnotify": "xcapclient", "github.com/prometheus/client_golang/prometheus": "server", "github.com/urfave/cli/v2": "cmd/rollcall",
+	"github.com/miekg/dns": "sip/locate",
 }
 
 // codecs turn bytes into values and back: no I/O, no logger.
