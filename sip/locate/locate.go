@@ -248,10 +248,13 @@ func (r *Resolver) dest(uri string) (d dest, err error) {
 // isDigit tells a top label that no name has (RFC 3261 section 25.1).
 func isDigit(label string) bool { return label != "" && label[0] >= '0' && label[0] <= '9' }
 
+// maxName is the length of the longest name with its final dot (RFC 1035).
+const maxName = 254
+
 // isName tells whether DNS can be asked for s, which has no final dot: letters,
 // digits, '-' and '_' in labels of 1 to 63 octets, 253 in all (RFC 1035).
 func isName(s string) bool {
-	if len(s) > 253 {
+	if len(s) >= maxName {
 		return false
 	}
 	label := 0

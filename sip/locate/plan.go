@@ -107,7 +107,7 @@ func (b *builder) ends(t time.Time) {
 // the URI names, those of NAPTR, or all of ours.
 func (b *builder) routes(d planKey, fqdn string) (routes []route, proto sip.Proto, err error) {
 	if d.fixed {
-		return []route{{d.proto, service(d.proto) + fqdn, 0}}, d.proto, nil
+		return appendSRV(nil, d.proto, fqdn), d.proto, nil
 	}
 	// A NAPTR query without answer is not the end: some forwarders know no such
 	// type, and what SRV says is for all transports good enough.
@@ -142,10 +142,19 @@ func (b *builder) routes(d planKey, fqdn string) (routes []route, proto sip.Prot
 	}
 	for _, p := range b.protos {
 		if !d.sips || p == sip.TLS {
-			routes = append(routes, route{proto: p, name: service(p) + fqdn})
+			routes = appendSRV(routes, p, fqdn)
 		}
 	}
 	return routes, d.proto, nil
+}
+
+// appendSRV appends the SRV records of a transport, unless their name would be
+// longer than names are.
+func appendSRV(routes []route, p sip.Proto, fqdn string) []route {
+	if name := service(p) + fqdn; len(name) <= maxName {
+		routes = append(routes, route{proto: p, name: name})
+	}
+	return routes
 }
 
 // servers finds the servers of a name without port (RFC 3263 section 4.2).
