@@ -63,7 +63,8 @@ type Options struct {
 	// Default UDP, TCP.
 	Protos []sip.Proto
 	// Timeout is how long one name server has to answer one query. It is asked
-	// twice, so a query with all servers silent takes 2 * Timeout * servers.
+	// twice, so a query with all servers silent takes 2 * Timeout * servers, and
+	// what DNS said before stands in after one Timeout.
 	// Default 2 s.
 	Timeout time.Duration
 	// MaxEntries bounds each of two caches, of DNS answers and of destinations.

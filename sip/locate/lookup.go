@@ -46,8 +46,9 @@ func (e *entry) staleAt(now time.Time) bool {
 
 // flight is one query under way.
 type flight struct {
-	done chan struct{}
-	got  *entry // once done
+	began time.Time // by the real clock, which the network has
+	done  chan struct{}
+	got   *entry // once done
 }
 
 // wait is what start gives: either an entry or a flight, or else the number of
@@ -77,7 +78,7 @@ func (r *Resolver) start(k key) wait {
 	if w.flight = r.flights[k]; w.flight != nil || len(r.flights) >= maxFlights || r.closed {
 		return w
 	}
-	w.flight = &flight{done: make(chan struct{})}
+	w.flight = &flight{began: time.Now(), done: make(chan struct{})}
 	r.flights[k] = w.flight
 	r.over.Go(func() { r.fly(k, w.flight) })
 	return w
@@ -95,7 +96,7 @@ func (r *Resolver) await(ctx context.Context, w wait) (*entry, error) {
 	if w.flight != nil {
 		var patience <-chan time.Time
 		if w.stale != nil {
-			t := time.NewTimer(r.timeout)
+			t := time.NewTimer(r.timeout - time.Since(w.flight.began))
 			defer t.Stop()
 			patience = t.C
 		}
