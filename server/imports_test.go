@@ -16,6 +16,7 @@ var mayImport = map[string][]string{
 	"sip":               {},
 	"sip/auth":          {"sip"},
 	"sip/siptest":       {},
+	"sip/locate":        {"sip"},
 	"dialog":            {"sip"},
 	"pa":                {"dialog", "sip"},
 	"pa/pidf":           {},
@@ -41,6 +42,7 @@ var onlyIn = map[string]string{
 	"github.com/fsnotify/fsnotify": "xcapclient", "github.com/prometheus/client_golang/prometheus": "server", "github.com/urfave/cli/v2": "cmd/rollcall",
 	"github.com/icholy/digest":   "sip/auth",
 	"github.com/coder/websocket": "sip",
+	"github.com/miekg/dns":       "sip/locate",
 }
 
 // codecs turn bytes into values and back: no I/O, no logger.
