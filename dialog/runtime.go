@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"rollcall/sip"
+	"rollcall/sip/auth"
 )
 
 // Shards is how many owners state is divided among; fixed for the life of a
@@ -89,14 +90,15 @@ type Options struct {
 	MaxPerShard int           // subscriptions per shard, default 1<<20; beyond it 503
 }
 
-// Login is the credentials for our own requests (RFC 3261 section 22.2). hop
-// is the URI a request is sent to; what was learnt from a challenge is used for
-// the next request to the same one. It is safe for concurrent use.
+// Login is the credentials for our own requests (RFC 3261 section 22.2;
+// auth.Client). domain is that of the server a request is for; what was learnt
+// from its challenge is used for the next request to it. It is safe for
+// concurrent use.
 type Login interface {
 	// Challenged takes a 401 or 407 and tells whether to try again.
-	Challenged(hop string, m *sip.Message) bool
+	Challenged(domain string, resp *sip.Message, at *auth.Attempt) bool
 	// Append adds the fields with credentials that are known to be wanted.
-	Append(b []byte, hop, method, uri string) []byte
+	Append(b []byte, domain, method, uri string, body []byte, at *auth.Attempt) []byte
 }
 
 // Runtime runs the shards.

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -878,12 +879,15 @@ func TestConnectionGone(t *testing.T) {
 					}
 				})
 				conn := sip.Flow{Proto: c.proto, Local: serverAddr, Remote: phoneAddr, Conn: 7}
+				var mu sync.Mutex // of what follows
 				live := conn
 				var notifies []*sip.Message
 				var tries []time.Duration
 				start := time.Now()
 				r.wire.next = senderFunc(func(f sip.Flow, b []byte, token uint64) error {
 					m := parse(t, b)
+					mu.Lock()
+					defer mu.Unlock()
 					switch {
 					case !m.IsRequest():
 						return nil
@@ -904,24 +908,33 @@ func TestConnectionGone(t *testing.T) {
 				p := &phone{t: t, addr: phoneAddr}
 				calls++
 				call := p.call(bob, alice)
-				send := func(headers ...string) {
+				send := func(flow sip.Flow, headers ...string) {
 					m := sip.NewMessage()
 					if err := m.Parse([]byte(call.text(append(headers, "Contact: <"+c.contact+">", "Via: SIP/2.0/"+c.proto.String()+" 192.0.2.1:5071;branch=z9hG4bK"+fmt.Sprint(call.cseq))...)), true); err != nil {
 						t.Fatal(err)
 					}
-					m.Flow = live
+					m.Flow = flow
 					r.Receive(m)
 					settle()
+				}
+				unlocked := func(f func()) {
+					mu.Unlock()
+					defer mu.Lock()
+					f()
 				}
 				confirm := func() {
 					ok := sip.NewMessage()
 					if err := ok.Parse(sip.AppendBody(sip.AppendResponse(nil, notifies[len(notifies)-1], 200, "", ""), "", nil), true); err != nil {
 						t.Fatal(err)
 					}
-					r.Receive(ok)
-					settle()
+					unlocked(func() {
+						r.Receive(ok)
+						settle()
+					})
 				}
-				send()
+				send(conn)
+				mu.Lock()
+				defer mu.Unlock()
 				if len(notifies) != 1 {
 					t.Fatalf("%d NOTIFYs on the connection", len(notifies))
 				}
@@ -929,9 +942,11 @@ func TestConnectionGone(t *testing.T) {
 				call.toTag = string(notifies[0].From().Tag())
 				live = sip.Flow{}
 				start = time.Now()
-				r.set(alice, active("second"))
-				time.Sleep(4 * time.Minute)
-				settle()
+				unlocked(func() {
+					r.set(alice, active("second"))
+					time.Sleep(4 * time.Minute)
+					settle()
+				})
 				if r.Stats().Subscriptions.Load() != 1 {
 					t.Fatal("forgotten too early")
 				}
@@ -942,14 +957,16 @@ func TestConnectionGone(t *testing.T) {
 					live = conn
 					live.Conn = 8
 					call.cseq++
-					send()
+					unlocked(func() { send(live) })
 					if len(notifies) != 2 || string(notifies[1].Body()) != "second" || notifies[1].CSeq() != notifies[0].CSeq()+1 {
 						t.Fatalf("after the return: %d NOTIFYs", len(notifies))
 					}
 					confirm()
 				}
-				time.Sleep(2 * time.Minute)
-				settle()
+				unlocked(func() {
+					time.Sleep(2 * time.Minute)
+					settle()
+				})
 				want := int64(0)
 				if c.back || c.fallback {
 					want = 1

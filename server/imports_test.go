@@ -17,7 +17,7 @@ var mayImport = map[string][]string{
 	"sip/auth":          {"sip"},
 	"sip/siptest":       {},
 	"sip/locate":        {"sip"},
-	"dialog":            {"sip"},
+	"dialog":            {"sip/..."},
 	"pa":                {"dialog", "sip"},
 	"pa/pidf":           {},
 	"pa/pidf/xmltree":   {},

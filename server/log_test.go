@@ -98,7 +98,7 @@ func TestLogIsBounded(t *testing.T) {
 		change          func(*server.Config)
 		quiet           bool // nothing needs to be told
 	}{
-		{name: "not trusted", method: "SUBSCRIBE", rest: subscribe, change: func(c *server.Config) { c.Trust = nil }},
+		{name: "not trusted", method: "SUBSCRIBE", rest: subscribe, quiet: true, change: func(c *server.Config) { c.Trust = nil }},
 		{name: "over the rate", method: "SUBSCRIBE", rest: subscribe, change: func(c *server.Config) { c.Trust, c.RatePerSource = nil, 1 }},
 		{name: "over the rate for all", method: "SUBSCRIBE", rest: subscribe, change: func(c *server.Config) { c.RateTotal = 1 }},
 		{name: "another package", method: "SUBSCRIBE", rest: "Event: nothing\nContact: <sip:x@192.0.2.66>\n"},
@@ -155,7 +155,7 @@ func TestLogIsBounded(t *testing.T) {
 				} else {
 					rest += "\n"
 				}
-				for i := range 10_000 {
+				for i := range 2000 {
 					if c.method == "" {
 						h.put(fmt.Appendf(nil, "SIP/2.0 200 OK\nVia: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK%024x\nFrom: <sip:a@example.com>;tag=a\nTo: <sip:b@example.com>\nCall-ID: c%d\nCSeq: 1 NOTIFY\n\n", i, i))
 					} else {

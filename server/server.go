@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -19,6 +18,8 @@ import (
 	"rollcall/pa"
 	"rollcall/rls"
 	"rollcall/sip"
+	"rollcall/sip/auth"
+	"rollcall/sip/locate"
 	"rollcall/sql"
 	"rollcall/xcapclient"
 )
@@ -46,6 +47,11 @@ type Server struct {
 	lists    *rls.Server
 	gateway  *b2b.Gateway
 	network  Network
+	resolver *locate.Resolver
+	verifier *auth.Verifier
+	users    users
+	auths    authStats
+	userLog  sip.LogLimit
 	guard    *sip.Guard
 	sources  []xcapclient.Source // on top of the configured ones
 	rt       *dialog.Runtime
@@ -197,6 +203,9 @@ func (s *Server) wire() {
 		})
 		s.warnExpiry(s.set.tls, time.Now())
 	}
+	s.resolver = locate.New(locate.Options{Servers: s.cfg.DNS, Protos: s.set.protos(), Usable: s.usable})
+	s.users = nobody{}
+	s.verifier = auth.NewVerifier(auth.Options{Algorithms: s.set.digest, AllowNoQop: true})
 	reg := packages()
 	for _, p := range reg {
 		if d, ok := s.set.intervals[p.Name]; ok {
@@ -214,7 +223,8 @@ func (s *Server) wire() {
 		Components: []func(uint8) dialog.Component{s.agent.Shard, s.lists.Shard, s.gateway.Shard},
 		Route:      s.route, Key: s.key, Identify: s.identify,
 		FlowTo:  s.network.FlowTo,
-		Resolve: s.resolve, ListPace: pace,
+		Resolve: s.resolve, Unreachable: s.unreachable, StreamFlow: s.streamFlow(),
+		Login: s.logins(), ListPace: pace,
 	})
 	s.docs.Watch(s.documentsChanged)
 }
@@ -257,70 +267,6 @@ func (s *Server) key(uri []byte) (string, bool, error) {
 func (s *Server) normalize(uri string) (string, error) {
 	k, _, err := s.key([]byte(uri))
 	return k, err
-}
-
-// trusts tells whether a peer is one of trust.
-func (s *Server) trusts(peer netip.Addr) bool {
-	return slices.ContainsFunc(s.set.trust, func(p netip.Prefix) bool { return p.Contains(peer.Unmap()) })
-}
-
-// identify believes what trusted peers assert, P-Asserted-Identity before From
-// (ID-01), and nobody else.
-func (s *Server) identify(m *sip.Message, now time.Time) (dialog.Identity, func(context.Context), *dialog.Error) {
-	if !s.trusts(m.Flow.Remote.Addr()) {
-		return dialog.Identity{}, nil, dialog.Refuse(403, "Peer Not Trusted")
-	}
-	uri := m.From().URI
-	for v := range m.Values(sip.HdrPAssertedIdentity) {
-		if n, err := sip.ParseNameAddr(v); err == nil {
-			uri = n.URI
-			break
-		}
-	}
-	k, _, err := s.key(uri)
-	if err != nil {
-		return dialog.Identity{}, nil, &dialog.Error{Status: 400, Reason: "Bad From URI", Err: err}
-	}
-	return dialog.Identity{URI: k}, nil, nil
-}
-
-// resolve finds the address of a named next hop: SRV of the transport when the
-// URI has no port, then A and AAAA (RFC 3263 sections 4.1 and 4.2).
-func (s *Server) resolve(ctx context.Context, uri string) ([]sip.Flow, error) {
-	u, err := sip.ParseURI(uri)
-	if err != nil {
-		return nil, err
-	}
-	proto, err := sip.TransportOf(u)
-	if err != nil {
-		return nil, err
-	}
-	host, port := u.Host, sip.HopPort(u)
-	if u.Port == 0 {
-		service, transport := "sip", strings.ToLower(proto.String())
-		if proto == sip.TLS {
-			service, transport = "sips", "tcp"
-		}
-		if _, srv, err := net.DefaultResolver.LookupSRV(ctx, service, transport, host); err == nil && len(srv) > 0 {
-			host, port = srv[0].Target, srv[0].Port
-		}
-	}
-	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-	if err != nil {
-		return nil, err
-	}
-	var flows []sip.Flow
-	for _, ip := range ips {
-		var flow sip.Flow
-		if flow, err = s.network.FlowTo(proto, netip.AddrPortFrom(ip.Unmap(), port)); err == nil {
-			flow.Domain = u.Host
-			flows = append(flows, flow)
-		}
-	}
-	if len(flows) > 0 {
-		return flows, nil
-	}
-	return nil, fmt.Errorf("no usable address for %s: %w", host, err)
 }
 
 // reload reads the list services again until that works.
@@ -473,6 +419,7 @@ func (s *Server) Stop(ctx context.Context) error {
 		}
 		s.cancel()
 		s.network.Close()
+		s.resolver.Close()
 		s.over.Wait()
 		err = errors.Join(err, s.store.Close())
 	})
@@ -492,6 +439,7 @@ func (s *Server) abort() {
 			s.web.Close()
 		}
 		s.network.Close()
+		s.resolver.Close()
 		s.over.Wait()
 		s.store.Close()
 	})
