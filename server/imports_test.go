@@ -14,21 +14,23 @@ import (
 // below itself. A name with "/..." means that package and those below it.
 var mayImport = map[string][]string{
 	"sip":               {},
-	"dialog":            {"sip"},
-	"pa":                {"dialog", "sip"},
+	"sip/auth":          {},
+	"sip/body":          {},
+	"dialog":            {"sip/..."},
+	"pa":                {"dialog", "sip/..."},
 	"pa/pidf":           {},
 	"pa/pidf/xmltree":   {},
 	"pa/winfo":          {"pa/pidf/..."},
 	"pa/policy":         {"pa/pidf/...", "sip"},
-	"rls":               {"dialog", "sip"},
-	"rls/rlmi":          {},
+	"rls":               {"dialog", "sip/..."},
+	"rls/rlmi":          {"sip/body"},
 	"rls/list":          {},
-	"b2b":               {"dialog", "sip"},
+	"b2b":               {"dialog", "sip/..."},
 	"xcapclient":        {},
 	"sql":               {"dialog", "pa"}, // the row types
-	"server":            {"pa/...", "rls/...", "b2b", "xcapclient", "sql", "dialog", "sip"},
-	"server/servertest": {"server", "sip", "pa/pidf", "rls/rlmi"},
-	"cmd/rollcall":      {"server", "sip", "pa/pidf", "pa/winfo", "rls/rlmi", "sql"},
+	"server":            {"pa/...", "rls/...", "b2b", "xcapclient", "sql", "dialog", "sip/..."},
+	"server/servertest": {"server", "sip/...", "pa/pidf", "rls/rlmi"},
+	"cmd/rollcall":      {"server", "sip/...", "pa/pidf", "pa/winfo", "rls/rlmi", "sql"},
 	"e2e":               {},
 	"e2e/peer":          {},
 }
@@ -40,7 +42,7 @@ var onlyIn = map[string]string{
 }
 
 // codecs turn bytes into values and back: no I/O, no logger.
-var codecs = []string{"pa/pidf", "pa/pidf/xmltree", "pa/winfo", "pa/policy", "rls/rlmi", "rls/list"}
+var codecs = []string{"pa/pidf", "pa/pidf/xmltree", "pa/winfo", "pa/policy", "rls/rlmi", "rls/list", "sip/body"}
 
 var effects = []string{"os", "io/ioutil", "net", "net/http", "log", "log/slog", "database/sql", "os/exec"}
 
