@@ -216,6 +216,28 @@ var known = []struct {
 		},
 	},
 	{
+		"a URI parameter that is there twice, which RFC 3261 section 19.1.1 forbids, stays for us and is one for them",
+		[]string{"SUBSCRIBE sip:a@example.com;x;x SIP/2.0"},
+		func(c compared, d difference) bool {
+			u, err := sip.ParseURI(c.uriOf(d))
+			if text := u.Params; err == nil && (strings.HasSuffix(d.fact, " params") || strings.HasSuffix(d.fact, " headers")) {
+				sep := ";"
+				if strings.HasSuffix(d.fact, " headers") {
+					text, sep = u.Headers, "&"
+				}
+				seen := make(map[string]bool)
+				for p := range strings.SplitSeq(text, sep) {
+					name, _, _ := strings.Cut(p, "=")
+					if seen[name] {
+						return true
+					}
+					seen[name] = true
+				}
+			}
+			return false
+		},
+	},
+	{
 		"a ? ends a URI parameter that has no value, too (RFC 3261 section 25.1)",
 		[]string{"SUBSCRIBE sip:a@example.com;lr?a=b SIP/2.0"},
 		func(c compared, d difference) bool {
