@@ -22,7 +22,7 @@ import (
 //	CORE-16, CORE-17, CORE-24  sip tx tests
 //	CORE-18  TestLimits, endpoint tests (a datagram of 60 kB)
 //	CORE-19  TestAppendResponse, endpoint tests (response routing)
-//	CORE-20  TestStreamNeedsContentLength, TestParseErrors, TestFrameLen, FuzzParse, FuzzFrame, endpoint tests
+//	CORE-20  TestTortureStream, TestStreamNeedsContentLength, TestParseErrors, TestFrameLen, FuzzParse, FuzzFrame, endpoint tests
 //	CORE-21  TestWhiteSpaceAnywhere, TestLists, TestHeaderNames, TestParseRequest, server TestTorture (wsinv, longreq)
 //	CORE-23  TestLimits, TestParseErrors, TestFrameLen; body TestDecode, pa TestPublishRefused (413)
 //	CORE-25  dialog TestOptions
