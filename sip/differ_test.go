@@ -196,16 +196,10 @@ var known = []struct {
 		},
 	},
 	{
-		"empty parameters and headers of a URI are nothing (lenient); they make names of the separators",
+		"parameters and headers of a URI without a name are nothing (lenient); they make names of the separators",
 		[]string{"SUBSCRIBE sip:a@example.com;;lr; SIP/2.0"},
-		func(c compared, d difference) bool {
-			sep := ";"
-			if strings.HasSuffix(d.fact, " headers") {
-				sep = "&"
-			} else if !strings.HasSuffix(d.fact, " params") {
-				return false
-			}
-			return strings.Contains(sep+strings.NewReplacer("?", sep, ":", "").Replace(c.uriOf(d))+sep, sep+sep)
+		func(_ compared, d difference) bool {
+			return (strings.HasSuffix(d.fact, " params") || strings.HasSuffix(d.fact, " headers")) && strings.Contains(d.ours, `""=`)
 		},
 	},
 	{
