@@ -121,21 +121,22 @@ type outgoing struct {
 	token uint64
 }
 
-// send queues a copy of b. A full queue means that the peer has stopped
+// send queues a copy of a message. A full queue means that the peer has stopped
 // reading: the connection is closed.
-func (c *streamConn) send(b []byte, token uint64) error {
+func (c *streamConn) send(head, body []byte, token uint64) error {
 	c.mu.Lock()
 	if c.err != nil || c.closing {
 		c.mu.Unlock()
 		return ErrFlowGone
 	}
-	if c.queued+len(b) > c.e.opt.WriteQueue {
+	n := len(head) + len(body)
+	if c.queued+n > c.e.opt.WriteQueue {
 		c.mu.Unlock()
 		c.fail(errors.New("write queue is full"))
 		return ErrFlowGone
 	}
-	c.queue = append(c.queue, outgoing{append([]byte(nil), b...), token})
-	c.queued += len(b)
+	c.queue = append(c.queue, outgoing{append(append(make([]byte, 0, n), head...), body...), token})
+	c.queued += n
 	c.mu.Unlock()
 	c.poke()
 	return nil
@@ -180,7 +181,7 @@ func (c *streamConn) drop() {
 	}
 	for _, o := range left {
 		if o.token != 0 {
-			e.opt.Failed(ClientID(o.token))
+			e.opt.Failed(ClientID(o.token), ErrFlowGone)
 		}
 	}
 }
@@ -291,7 +292,7 @@ func (c *streamConn) read(nc net.Conn) error {
 			start++
 		}
 		if start >= 4 {
-			c.send([]byte("\r\n"), 0)
+			c.send([]byte("\r\n"), nil, 0)
 		}
 		// A lone CRLF may be half of a ping: keep it until more arrives.
 		if start > 0 && (start >= 4 || start < len(buf)) {

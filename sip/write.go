@@ -140,13 +140,17 @@ func appendClean(dst []byte, s string) []byte {
 // AppendBody ends a message: Content-Type if there is a body, Content-Length,
 // the empty line and the body.
 func AppendBody(dst []byte, contentType string, body []byte) []byte {
-	if len(body) > 0 {
+	return append(AppendBodyHead(dst, contentType, len(body)), body...)
+}
+
+// AppendBodyHead is AppendBody without the body, which is sent from where it is.
+func AppendBodyHead(dst []byte, contentType string, size int) []byte {
+	if size > 0 {
 		dst = AppendHeader(dst, "Content-Type", contentType)
 	}
 	dst = append(dst, "Content-Length: "...)
-	dst = strconv.AppendUint(dst, uint64(len(body)), 10)
-	dst = append(dst, "\r\n\r\n"...)
-	return append(dst, body...)
+	dst = strconv.AppendUint(dst, uint64(size), 10)
+	return append(dst, "\r\n\r\n"...)
 }
 
 // ReasonPhrase gives the usual reason phrase of a status code. A code without
