@@ -175,7 +175,7 @@ func (sh *shard) appendSubscribe(b []byte, r *remote, flow sip.Flow, client sip.
 	b = append(b, "CSeq: "...)
 	b = strconv.AppendUint(b, uint64(r.cseq), 10)
 	b = append(b, " SUBSCRIBE\r\n"...)
-	b = appendContact(b, contactFor(flow))
+	b = appendContact(b, contactFor(flow, isSIPS(r.target) || isSIPS(r.nextHop())))
 	b = sip.AppendHeader(b, "Event", r.p.Event)
 	b = sip.AppendHeader(b, "Accept", r.p.Accept)
 	b = sip.AppendHeader(b, "Expires", seconds(expires))

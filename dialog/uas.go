@@ -455,9 +455,12 @@ func (sh *shard) setFlow(s *subscription, m *sip.Message) {
 		s.direct = s.row.RouteSet == "" && vias == 1 && (v.HasRPort || port == m.Flow.Remote.Port())
 	}
 	if sh.contact == "" || sh.contactAt != m.Flow.Local || sh.contactProto != m.Flow.Proto {
-		sh.contactAt, sh.contactProto, sh.contact = m.Flow.Local, m.Flow.Proto, contactFor(m.Flow)
+		sh.contactAt, sh.contactProto, sh.contact = m.Flow.Local, m.Flow.Proto, contactFor(m.Flow, false)
 	}
 	s.row.LocalContact = sh.contact
+	if isSIPS(string(m.RequestURI())) || isSIPS(s.nextHop()) {
+		s.row.LocalContact = contactFor(m.Flow, true)
+	}
 }
 
 // storedFlow is a direct flow as a row keeps it.
@@ -468,14 +471,27 @@ func (s *subscription) storedFlow() string {
 	return s.flow.Proto.String() + " " + s.flow.Local.String() + " " + s.flow.Remote.String()
 }
 
-// contactFor is our Contact on a flow.
-func contactFor(f sip.Flow) string {
+// contactFor is our Contact on a flow; secure asks for a sips URI where the
+// flow is TLS (CORE-10). A secure WebSocket is transport=ws too (RFC 7118
+// section 5.2).
+func contactFor(f sip.Flow, secure bool) string {
 	c := "sip:" + f.Local.String()
-	if f.Proto != sip.UDP {
-		c += ";transport=" + strings.ToLower(f.Proto.String())
+	if secure && (f.Proto == sip.TLS || f.Proto == sip.WSS) {
+		c = "sips:" + f.Local.String()
+		if f.Proto == sip.TLS {
+			return c
+		}
 	}
-	return c
+	switch f.Proto {
+	case sip.UDP:
+		return c
+	case sip.WSS:
+		return c + ";transport=ws"
+	}
+	return c + ";transport=" + strings.ToLower(f.Proto.String())
 }
+
+func isSIPS(uri string) bool { return len(uri) > 5 && strings.EqualFold(uri[:5], "sips:") }
 
 // goneConn is a connection number that no connection has any more.
 const goneConn = 1<<32 - 1

@@ -964,6 +964,65 @@ func TestConnectionGone(t *testing.T) {
 	}
 }
 
+// CORE-10, WS-01: the Contact of the 200 and of the NOTIFY by the transport, and
+// sips when the SUBSCRIBE said so.
+func TestContactByTransport(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		proto   sip.Proto
+		uri     string
+		headers []string
+		want    string
+	}{
+		{"TCP", sip.TCP, "sip:", nil, "<sip:192.0.2.9:5060;transport=tcp>"},
+		{"TLS", sip.TLS, "sip:", nil, "<sip:192.0.2.9:5060;transport=tls>"},
+		{"TLS, sips in the Request-URI", sip.TLS, "SIPS:", nil, "<sips:192.0.2.9:5060>"},
+		{"TLS, sips in Contact", sip.TLS, "sip:", []string{"Contact: <sips:bob@192.0.2.1>"}, "<sips:192.0.2.9:5060>"},
+		{"TLS, sips in the top Record-Route", sip.TLS, "sip:", []string{"Record-Route: <sips:p1.example.org;lr>, <sip:p2.example.org;lr>"}, "<sips:192.0.2.9:5060>"},
+		{
+			"TLS, sips in Contact behind a Record-Route", sip.TLS, "sip:", []string{"Record-Route: <sip:p1.example.org;lr>", "Contact: <sips:bob@192.0.2.1>"},
+			"<sip:192.0.2.9:5060;transport=tls>",
+		},
+		{"TCP from a proxy that ended the TLS", sip.TCP, "sips:", nil, "<sip:192.0.2.9:5060;transport=tcp>"},
+		{"WS", sip.WS, "sip:", []string{"Contact: <sip:bob@df7jal23ls0d.invalid;transport=ws>"}, "<sip:192.0.2.9:5060;transport=ws>"},
+		{"WSS", sip.WSS, "sip:", []string{"Contact: <sip:bob@df7jal23ls0d.invalid;transport=ws>"}, "<sip:192.0.2.9:5060;transport=ws>"},
+		{"WSS, sips in the Request-URI", sip.WSS, "sips:", nil, "<sips:192.0.2.9:5060;transport=ws>"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				r := newRig(t, newNet(t), serverAddr, nil)
+				conn := sip.Flow{Proto: c.proto, Local: serverAddr, Remote: phoneAddr, Conn: 7}
+				var sent []*sip.Message
+				r.wire.next = senderFunc(func(f sip.Flow, b []byte, _ uint64) error {
+					if f != conn {
+						t.Errorf("sent on %+v", f)
+					}
+					sent = append(sent, parse(t, b))
+					return nil
+				})
+				p := &phone{t: t, addr: phoneAddr}
+				text := p.call(bob, alice).text(append(c.headers, "Via: SIP/2.0/"+c.proto.String()+" df7jal23ls0d.invalid;branch=z9hG4bK1")...)
+				m := sip.NewMessage()
+				if err := m.Parse([]byte(strings.Replace(text, "SUBSCRIBE sip:", "SUBSCRIBE "+c.uri, 1)), true); err != nil {
+					t.Fatal(err)
+				}
+				m.Flow = conn
+				r.Receive(m)
+				settle()
+				if len(sent) != 2 {
+					t.Fatalf("%d messages", len(sent))
+				}
+				for _, m := range sent {
+					wantHeader(t, m, sip.HdrContact, c.want)
+				}
+				if v := sent[1].Via(); sent[1].Method() != sip.NOTIFY || string(v.Transport) != c.proto.String() {
+					t.Errorf("%s", sent[1].Raw)
+				}
+			})
+		})
+	}
+}
+
 type senderFunc func(f sip.Flow, b []byte, token uint64) error
 
 func (s senderFunc) Send(f sip.Flow, b []byte, token uint64) error { return s(f, b, token) }

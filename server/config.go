@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"time"
@@ -20,6 +21,10 @@ import (
 // serve` and a key of the configuration file. Default gives the defaults.
 type Config struct {
 	Listen         []string          `yaml:"listen"`          // TRANSPORT:HOST:PORT
+	TLSCertificate []string          `yaml:"tls_certificate"` // CERT.pem[,KEY.pem]; the first is the default, others by SNI
+	TLSCA          string            `yaml:"tls_ca"`          // file of the authorities that peers are verified by; "": the system's
+	TLSClientAuth  string            `yaml:"tls_client_auth"` // certificates of those who connect: none, optional, require
+	WSOrigin       []string          `yaml:"ws_origin"`       // pages that may open a WebSocket, besides those of the host they ask
 	HTTP           string            `yaml:"http"`            // HOST:PORT of the admin API; "" for none
 	Domain         []string          `yaml:"domain"`          // domains whose presentities are local
 	Store          string            `yaml:"store"`           // memory, sqlite:PATH, postgres://...
@@ -41,7 +46,7 @@ func Default() Config {
 		Listen: []string{"udp:127.0.0.1:5060", "tcp:127.0.0.1:5060"}, HTTP: "127.0.0.1:8080",
 		Domain: []string{"localhost", "127.0.0.1"}, Store: "sqlite:" + filepath.Join(stateDir(), "rollcall.db"),
 		Durability: "write-through", Sync: "normal", XCAP: []string{"store"}, PresenceAuth: "confirm",
-		Trust: []string{"127.0.0.0/8", "::1/128"}, LogLevel: "info",
+		Trust: []string{"127.0.0.0/8", "::1/128"}, TLSClientAuth: "none", LogLevel: "info",
 	}
 }
 
@@ -67,6 +72,7 @@ type settings struct {
 	remote     map[string]string
 	intervals  map[string]time.Duration
 	xcapServer bool
+	tls        *tlsFiles
 }
 
 type listenSpec struct {
@@ -95,6 +101,15 @@ func (c *Config) settings() (*settings, error) {
 			fault("listen", "%v", err)
 		}
 		s.listen = append(s.listen, listenSpec{p, addr})
+		if (p == sip.TLS || p == sip.WSS) && len(c.TLSCertificate) == 0 {
+			fault("listen", "listener %q needs a tls_certificate", l)
+		}
+	}
+	s.tls = c.readTLS(fault)
+	for _, o := range c.WSOrigin {
+		if _, err := path.Match(o, ""); err != nil {
+			fault("ws_origin", "%q is not a pattern such as *.example.com", o)
+		}
 	}
 	if c.HTTP != "" {
 		if _, _, err := net.SplitHostPort(c.HTTP); err != nil {

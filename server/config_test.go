@@ -34,7 +34,7 @@ func TestConfigFaults(t *testing.T) {
 		{"no listener", func(c *server.Config) { c.Listen = nil }, []string{"listen: at least one"}},
 		{"listener without transport", func(c *server.Config) { c.Listen = []string{"127.0.0.1:5060"} }, []string{"listen:"}},
 		{"listener without port", func(c *server.Config) { c.Listen = []string{"udp:127.0.0.1"} }, []string{"listen:"}},
-		{"listener of a transport that is not there yet", func(c *server.Config) { c.Listen = []string{"tls:127.0.0.1:5061"} }, []string{"listen:", "tls"}},
+		{"listener that needs a certificate", func(c *server.Config) { c.Listen = []string{"tls:127.0.0.1:5061"} }, []string{"listen:", "tls_certificate"}},
 		{"http", func(c *server.Config) { c.HTTP = "localhost" }, []string{"http:"}},
 		{"no domain", func(c *server.Config) { c.Domain = nil }, []string{"domain:"}},
 		{"domain that is an address of record", func(c *server.Config) { c.Domain = []string{"alice@example.com", ""} }, []string{`"alice@example.com" is not a domain`, `"" is not a domain`}},

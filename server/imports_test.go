@@ -16,6 +16,7 @@ var mayImport = map[string][]string{
 	"sip":               {},
 	"sip/auth":          {"sip"},
 	"sip/body":          {},
+	"sip/siptest":       {},
 	"dialog":            {"sip/..."},
 	"pa":                {"dialog", "sip/..."},
 	"pa/pidf":           {},
@@ -39,7 +40,8 @@ var mayImport = map[string][]string{
 var onlyIn = map[string]string{
 	"github.com/jmoiron/sqlx": "sql", "github.com/lib/pq": "sql", "modernc.org/sqlite": "sql", "github.com/pressly/goose/v3": "sql", "database/sql": "sql",
 	"github.com/fsnotify/fsnotify": "xcapclient", "github.com/prometheus/client_golang/prometheus": "server", "github.com/urfave/cli/v2": "cmd/rollcall",
-	"github.com/icholy/digest": "sip/auth",
+	"github.com/icholy/digest":   "sip/auth",
+	"github.com/coder/websocket": "sip",
 }
 
 // codecs turn bytes into values and back: no I/O, no logger.

@@ -36,6 +36,12 @@ func (s *Server) metrics() *prometheus.Registry {
 		counter("sip_messages_sent_total", "Messages sent.", nil, w.Sent.Load)
 		counter("sip_malformed_total", "Messages that could not be parsed.", nil, w.Malformed.Load)
 		counter("sip_send_errors_total", "Messages that could not be sent.", nil, w.SendErrors.Load)
+		counter("sip_connections_accepted_total", "Stream connections accepted.", nil, w.Accepted.Load)
+		counter("sip_connections_refused_total", "Stream connections closed on accept because there were too many.", nil, w.Refused.Load)
+		counter("sip_tls_handshake_errors_total", "TLS handshakes that failed, both ways.", nil, w.TLSHandshakeErrors.Load)
+		for r := range sip.CloseReasons {
+			counter("sip_connections_closed_total", "Stream connections closed.", prometheus.Labels{"reason": r.String()}, w.Closed[r].Load)
+		}
 		gauge("sip_connections", "Open stream connections.", func() int64 { return int64(e.Conns()) })
 	}
 	counter("dialog_rejected_total", "Requests answered with an error.", nil, d.Rejected.Load)

@@ -161,11 +161,15 @@ func (s *Server) wire() {
 	s.gateway = b2b.New(b2b.Options{Component: b2bComponent, Routes: s.set.remote, Local: s.local,
 		Self: "sip:rollcall@" + s.cfg.Domain[0], Log: s.log.With("component", "b2b")})
 	if s.network == nil {
+		serverTLS, clientTLS := s.set.tls.configs()
 		s.network = sip.NewEndpoint(sip.EndpointOptions{
-			Receive: s.receive,
-			Failed:  func(id sip.ClientID, err error) { s.rt.Failed(id, err) },
-			Log:     s.log.With("component", "sip"),
+			Receive:   s.receive,
+			Failed:    func(id sip.ClientID, err error) { s.rt.Failed(id, err) },
+			Log:       s.log.With("component", "sip"),
+			ServerTLS: serverTLS, ClientTLS: clientTLS, Origins: s.cfg.WSOrigin,
+			Exempt: s.trusts,
 		})
+		s.warnExpiry(s.set.tls, time.Now())
 	}
 	reg := packages()
 	for _, p := range reg {
@@ -228,11 +232,15 @@ func (s *Server) normalize(uri string) (string, error) {
 	return k, err
 }
 
+// trusts tells whether a peer is one of trust.
+func (s *Server) trusts(peer netip.Addr) bool {
+	return slices.ContainsFunc(s.set.trust, func(p netip.Prefix) bool { return p.Contains(peer.Unmap()) })
+}
+
 // identify believes what trusted peers assert, P-Asserted-Identity before From
 // (ID-01), and nobody else.
 func (s *Server) identify(m *sip.Message, now time.Time) (dialog.Identity, func(context.Context), *dialog.Error) {
-	peer := m.Flow.Remote.Addr().Unmap()
-	if !slices.ContainsFunc(s.set.trust, func(p netip.Prefix) bool { return p.Contains(peer) }) {
+	if !s.trusts(m.Flow.Remote.Addr()) {
 		return dialog.Identity{}, nil, dialog.Refuse(403, "Peer Not Trusted")
 	}
 	uri := m.From().URI
@@ -262,7 +270,11 @@ func (s *Server) resolve(ctx context.Context, uri string) ([]sip.Flow, error) {
 	}
 	host, port := u.Host, sip.HopPort(u)
 	if u.Port == 0 {
-		if _, srv, err := net.DefaultResolver.LookupSRV(ctx, "sip", strings.ToLower(proto.String()), host); err == nil && len(srv) > 0 {
+		service, transport := "sip", strings.ToLower(proto.String())
+		if proto == sip.TLS {
+			service, transport = "sips", "tcp"
+		}
+		if _, srv, err := net.DefaultResolver.LookupSRV(ctx, service, transport, host); err == nil && len(srv) > 0 {
 			host, port = srv[0].Target, srv[0].Port
 		}
 	}
@@ -274,6 +286,7 @@ func (s *Server) resolve(ctx context.Context, uri string) ([]sip.Flow, error) {
 	for _, ip := range ips {
 		var flow sip.Flow
 		if flow, err = s.network.FlowTo(proto, netip.AddrPortFrom(ip.Unmap(), port)); err == nil {
+			flow.Domain = u.Host
 			flows = append(flows, flow)
 		}
 	}

@@ -29,6 +29,11 @@ type Message struct {
 	Flow Flow      // where it came from; not touched by Parse
 	At   time.Time // when it came; not touched by Parse
 
+	// Names are the SIP identities of the peer's verified certificate
+	// (RFC 5922 section 7.4), nil when there is none. The slice is that of the
+	// connection: it must not be changed. Not touched by Parse.
+	Names []string
+
 	present uint64 // bit per HeaderID
 	n       int    // fields in use
 	status  int    // 0 in a request

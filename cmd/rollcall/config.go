@@ -43,6 +43,22 @@ var settings = []setting{
 		"udp:127.0.0.1:5060, tcp:127.0.0.1:5060", func(c *server.Config) any { return &c.Listen },
 	},
 	{
+		"tls-certificate", catNetwork, "certificate chain and private key as `CERT.pem[,KEY.pem]`, for tls and wss and for servers that ask; repeatable, chosen by the name a client asks for, else the first; read again on SIGHUP",
+		"none", func(c *server.Config) any { return &c.TLSCertificate },
+	},
+	{
+		"tls-ca", catNetwork, "`FILE` of the authorities that peers' certificates are verified by",
+		"the system's", func(c *server.Config) any { return &c.TLSCA },
+	},
+	{
+		"tls-client-auth", catNetwork, "certificates of those who connect, `MODE`: none (not asked for), optional (verified if there is one), require",
+		"none", func(c *server.Config) any { return &c.TLSClientAuth },
+	},
+	{
+		"ws-origin", catNetwork, "host `PATTERN` of web pages that may open a WebSocket, such as *.example.com; repeatable",
+		"pages of the host they ask", func(c *server.Config) any { return &c.WSOrigin },
+	},
+	{
 		"http", catNetwork, "admin API, health, metrics and XCAP on `HOST:PORT`; empty for none",
 		"127.0.0.1:8080", func(c *server.Config) any { return &c.HTTP },
 	},

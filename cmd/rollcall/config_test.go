@@ -12,6 +12,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"rollcall/server"
+	"rollcall/sip/siptest"
 )
 
 func writeFile(t *testing.T, text string) string {
@@ -40,6 +41,8 @@ func dump(t *testing.T, args ...string) server.Config {
 // Flag wins over environment, that over the file, that over the default.
 func TestConfigPrecedence(t *testing.T) {
 	dir := t.TempDir()
+	cert, key := siptest.PEM(t, siptest.NewCA(t).Issue(t, siptest.Leaf{CommonName: "example.com"}))
+	pem, other := writeFile(t, string(cert)+string(key)), writeFile(t, string(cert))
 	tests := []struct {
 		name                       string // of the flag
 		file, env                  string
@@ -59,6 +62,22 @@ func TestConfigPrecedence(t *testing.T) {
 		{
 			name: "domain", file: "[example.com]", env: "example.net,example.org", flag: []string{"a.example"}, def: "[localhost 127.0.0.1]", inFile: "[example.com]",
 			inEnv: "[example.net example.org]", inFlag: "[a.example]", value: func(c server.Config) any { return c.Domain },
+		},
+		{
+			name: "tls-certificate", file: "[" + pem + "]", env: pem + "," + pem, flag: []string{pem + "," + pem, pem}, def: "[]", inFile: "[" + pem + "]",
+			inEnv: "[" + pem + " " + pem + "]", inFlag: "[" + pem + " " + pem + " " + pem + "]", value: func(c server.Config) any { return c.TLSCertificate },
+		},
+		{
+			name: "tls-ca", file: pem, env: other, flag: []string{""}, def: "", inFile: pem, inEnv: other, inFlag: "",
+			value: func(c server.Config) any { return c.TLSCA },
+		},
+		{
+			name: "tls-client-auth", file: "optional", env: "require", flag: []string{"none"}, def: "none", inFile: "optional", inEnv: "require", inFlag: "none",
+			value: func(c server.Config) any { return c.TLSClientAuth },
+		},
+		{
+			name: "ws-origin", file: "['*.a.example']", env: "b.example,https://c.example", flag: []string{"d.example"}, def: "[]", inFile: "[*.a.example]",
+			inEnv: "[b.example https://c.example]", inFlag: "[d.example]", value: func(c server.Config) any { return c.WSOrigin },
 		},
 		{
 			name: "store", file: "sqlite:/a", env: "sqlite:/b", flag: []string{"memory"}, def: server.Default().Store, inFile: "sqlite:/a", inEnv: "sqlite:/b", inFlag: "memory",
