@@ -7,28 +7,35 @@ import (
 	"testing"
 )
 
-// Where the requirements on messages are proved. What is about transactions,
-// dialogs and authentication stands with those.
+// Where the requirements on messages are proved, in this package unless another
+// one is named.
 //
 //	CORE-01  server TestTorture, dialog TestRefusals
 //	CORE-02  TestSchemes, TestParseURI; server TestSchemes, TestTorture (unkscm, novelsc); dialog TestRefusals
-//	CORE-04  server TestTorture (bext01), dialog TestRefusals
-//	CORE-05  body TestDecode, TestFind; pa TestPublishBodies, TestPublishRefused; dialog TestRemoteNotifyRefused, TestRefusals
-//	CORE-07  dialog TestSlowAnswer (no provisional), sip TestTransactions
-//	CORE-08  TestAppendResponse, TestAppendResponseTag, FuzzParse; endpoint tests
-//	CORE-09  sip tx tests, dialog rig (wire checks each request that leaves)
-//	CORE-10  dialog uas and uac tests; order of values: TestLists
+//	CORE-03  dialog TestMergedRequest
+//	CORE-04  dialog TestRefusals; server TestTorture (bext01)
+//	CORE-05  sip/body TestDecode, TestFind; pa TestPublishBodies, TestPublishRefused; dialog TestRemoteNotifyRefused, TestRefusals
+//	CORE-06  rls TestListRefused (421), server TestResourceKeys (Require of a list)
+//	CORE-07  dialog TestSilentSource and its rig (no early 100)
+//	CORE-08  TestAppendResponse, TestAppendResponseTag, FuzzParse, TestEndpointUDP; dialog TestSubscribe, TestRetransmittedSubscribe
+//	CORE-09  TestBranchRoundTrip; dialog's rig, which checks each request that leaves
+//	CORE-10  dialog TestSubscribe, TestRouteSet; the order of values TestLists
+//	CORE-11, CORE-12, CORE-13  dialog TestSubscribe, TestNotifyRoute, TestRefresh, TestRefusals, its rig
 //	CORE-14  server TestTorture (zeromf), dialog TestOptions
-//	CORE-16, CORE-17, CORE-24  sip tx tests
-//	CORE-18  TestLimits, endpoint tests (a datagram of 60 kB)
-//	CORE-19  TestAppendResponse, endpoint tests (response routing)
-//	CORE-20  TestTortureStream, TestStreamNeedsContentLength, TestParseErrors, TestFrameLen, FuzzParse, FuzzFrame, endpoint tests
-//	CORE-21  TestWhiteSpaceAnywhere, TestLists, TestHeaderNames, TestParseRequest, server TestTorture (wsinv, longreq)
-//	CORE-23  TestLimits, TestParseErrors, TestFrameLen; body TestDecode, pa TestPublishRefused (413)
-//	CORE-25  dialog TestOptions
+//	CORE-15  nowhere: nothing is forwarded, so the Route of a request means nothing to us
+//	CORE-16  TestServerTransaction; dialog TestRetransmittedPublish; pa publish tests
+//	CORE-17  TestClientTransactionTimers, TestClientTransactionErrors
+//	CORE-18  TestLimits, TestEndpointUDP; dialog TestLargeNotify
+//	CORE-19  TestAppendResponse, TestResponseFlow, TestEndpointResponseRouting
+//	CORE-20  TestTortureStream, TestStreamNeedsContentLength, TestParseErrors, TestFrameLen, FuzzParse, FuzzFrame, TestEndpointTCPRefusals
+//	CORE-21  TestWhiteSpaceAnywhere, TestLists, TestHeaderNames, TestParseRequest; server TestTorture (wsinv, longreq)
+//	CORE-22  package sip/auth; dialog TestChallenged
+//	CORE-23  TestLimits, TestParseErrors, TestFrameLen, TestEndpointTCPRefusals; sip/body TestDecode; pa TestPublishRefused
+//	CORE-24  TestCancels; dialog TestCancel
+//	CORE-25  dialog TestOptions; server TestUntrusted
 //	CORE-26  TestURIEqual (each example of RFC 3261 section 19.1.4), TestURIKey, FuzzURI; server TestResourceKeys
-//	NAT-01   TestAppendResponse, endpoint tests (response routing)
-//	NAT-02   dialog rig (wire checks each request that leaves)
+//	NAT-01   TestAppendResponse, TestResponseFlow, TestEndpointResponseRouting
+//	NAT-02   dialog's rig
 
 // TestWhiteSpaceAnywhere is CORE-21: at each place where the grammar has SWS,
 // a message with none, with spaces and folded in each way means the same.
