@@ -40,6 +40,7 @@ var mayImport = map[string][]string{
 var onlyIn = map[string]string{
 	"github.com/jmoiron/sqlx": "sql", "github.com/lib/pq": "sql", "modernc.org/sqlite": "sql", "github.com/pressly/goose/v3": "sql", "database/sql": "sql",
 	"github.com/fsnotify/fsnotify": "xcapclient", "github.com/prometheus/client_golang/prometheus": "server", "github.com/urfave/cli/v2": "cmd/rollcall",
+	"github.com/emiago/sipgo":    "tests",
 	"github.com/icholy/digest":   "sip/auth",
 	"github.com/coder/websocket": "sip",
 }
@@ -79,7 +80,7 @@ func TestImports(t *testing.T) {
 		}
 		for _, path := range p.Imports {
 			if to, ours := strings.CutPrefix(path, module); ours {
-				if to == "server/servertest" {
+				if to == "server/servertest" || to == "sip/siptest" && name != "server/servertest" {
 					t.Errorf("%s must not import %s: it is for tests", name, to)
 				} else if !within(to, name+"/...") && !slices.ContainsFunc(allowed, func(a string) bool { return within(to, a) }) {
 					t.Errorf("%s must not import %s (allowed: %s)", name, to, strings.Join(allowed, ", "))
