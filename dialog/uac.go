@@ -300,14 +300,11 @@ func (sh *shard) notifyReceived(t *Turn, rq *Request) *Error {
 		return err
 	}
 	if len(m.Body()) > 0 {
-		if e := m.Header(sip.HdrContentEncoding); e != nil && !strings.EqualFold(string(e), "identity") {
-			return Refuse(415, "", "Accept-Encoding", "identity")
+		ctype, text, err := Body(m, sip.MaxBodyBytes, r.p.Accept)
+		if err != nil {
+			return err
 		}
-		ctype, _ := m.ContentType()
-		if !AcceptsType(r.p.Accept, string(ctype)) {
-			return Refuse(415, "", "Accept", r.p.Accept)
-		}
-		r.doc = &Document{Type: strings.ToLower(string(ctype)), Body: slices.Clone(m.Body())}
+		r.doc = &Document{Type: ctype, Body: slices.Clone(text)}
 	}
 	if r.tag == "" { // the NOTIFY creates the dialog (EV-19)
 		r.tag = from

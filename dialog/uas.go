@@ -12,6 +12,7 @@ import (
 
 	"rollcall/sip"
 	"rollcall/sip/auth"
+	"rollcall/sip/body"
 )
 
 // subscription is a notifier-side dialog: the machine and what its messages
@@ -142,7 +143,7 @@ func (sh *shard) request(t *Turn, r *Request) *Error {
 		if err := unknownExtensions(m); err != nil {
 			return err
 		}
-		t.Reply(r, 200, "", "Allow", allow, "Accept", strings.Join(rt.opt.Packages.Types(), ", "), "Accept-Encoding", "identity",
+		t.Reply(r, 200, "", "Allow", allow, "Accept", strings.Join(rt.opt.Packages.Types(), ", "), "Accept-Encoding", body.AcceptEncoding,
 			"Accept-Language", "en", "Supported", "eventlist", "Allow-Events", rt.opt.Packages.AllowEvents())
 		return nil
 	case sip.CANCEL: // of a non-INVITE request it has no effect (CORE-24)
@@ -260,7 +261,7 @@ func refuseBody(m *sip.Message) *Error {
 			return nil
 		}
 	}
-	return Refuse(415, "No Body Taken In SUBSCRIBE", "Accept", "", "Accept-Encoding", "identity")
+	return Refuse(415, "No Body Taken In SUBSCRIBE", "Accept", "", "Accept-Encoding", body.AcceptEncoding)
 }
 
 // subscribe handles a SUBSCRIBE that opens a dialog, or polls.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"rollcall/sip"
+	"rollcall/sip/body"
 )
 
 const (
@@ -160,7 +161,8 @@ func TestRefusals(t *testing.T) {
 		{name: "CORE-05 a body nobody understands: 415", headers: []string{"Content-Type: application/simple-filter+xml", "body:<x/>"}, status: 415},
 		{name: "CORE-05 handling=required", headers: []string{"Content-Type: text/plain", "Content-Disposition: render;handling=required", "body:x"}, status: 415},
 		{name: "CORE-05 handling=optional is no reason to refuse", headers: []string{"Content-Type: text/plain", "Content-Disposition: render;handling=Optional", "Expires: 0", "body:x"}, status: 200},
-		{name: "CORE-05 an encoding", headers: []string{"Content-Type: text/plain", "Content-Encoding: deflate", "body:x"}, status: 415, field: sip.HdrAcceptEncoding, want: "identity"},
+		{name: "CORE-05 an encoding", headers: []string{"Content-Type: text/plain", "Content-Encoding: deflate", "body:x"}, status: 415, field: sip.HdrAcceptEncoding, want: body.AcceptEncoding},
+		{name: "CORE-05 an encoding of nothing", headers: []string{"Content-Encoding: deflate", "Expires: 0"}, status: 200},
 		{name: "EV-03 an unknown package: 489 with Allow-Events", headers: []string{"Event: conference"}, status: 489, field: sip.HdrAllowEvents, want: allowEvents},
 		{name: "EV-02 packages are compared octet by octet", headers: []string{"Event: Presence"}, status: 489},
 		{name: "EV-03 no Event: 489", headers: []string{"-Event"}, status: 489, field: sip.HdrAllowEvents, want: allowEvents},
@@ -352,7 +354,7 @@ func TestOptions(t *testing.T) {
 	})
 	for h, want := range map[sip.HeaderID]string{
 		sip.HdrAllow: "SUBSCRIBE, NOTIFY, PUBLISH, OPTIONS", sip.HdrSupported: "eventlist",
-		sip.HdrAllowEvents: "presence, presence.winfo", sip.HdrAcceptEncoding: "identity",
+		sip.HdrAllowEvents: "presence, presence.winfo", sip.HdrAcceptEncoding: body.AcceptEncoding,
 		sip.HdrAccept: pidfType + ", application/watcherinfo+xml",
 	} {
 		t.Run("CORE-25 "+h.String(), func(t *testing.T) { wantHeader(t, m, h, want) })
