@@ -18,7 +18,12 @@
 // (timers E and F) and every latency includes what that costs. It checks each
 // NOTIFY: its dialog, its CSeq, its Subscription-State and its body. It holds
 // what was offered and nothing the server did not say; what it could not offer
-// in time is counted as missed, never caught up with.
+// in time is counted as missed, never caught up with. When generator_backlog or
+// missed are high, it was the generator that was measured: give it a processor
+// of its own, away from the server's.
+//
+// Recovery is the time from the end of the overload to the beginning of the
+// first second in which the closed loop reaches 0.9 of the peak again.
 //
 // The server must know the domain and let everybody watch, for instance
 //

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"flag"
 	"sync/atomic"
@@ -137,6 +136,7 @@ func (fn *fan) begin(targets []int, long time.Duration) {
 		fn.have = make([]int, len(fn.g.subs))
 		fn.g.state, fn.g.posted, fn.g.later = fn.notified, fn.posted, fn.late
 		for _, target := range targets {
+			fn.watched[target].etag = fn.g.etags[target]
 			fn.change(now, target)
 		}
 	})
@@ -163,7 +163,7 @@ func (fn *fan) posted(now time.Time, target int, m *sip.Message) {
 		fn.running.Add(-1)
 		return
 	}
-	p.accepted, p.etag = true, string(bytes.TrimSpace(m.Header(sip.HdrSIPETag)))
+	p.accepted, p.etag = true, string(m.Header(sip.HdrSIPETag))
 	fn.complete(now, target)
 }
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"hash/maphash"
-	"math/rand/v2"
 	"net/netip"
 	"strconv"
 	"sync"
@@ -17,6 +16,7 @@ import (
 // generator is one goroutine with a socket and a table of transactions of its
 // own: a phone, many times over. What a scenario adds are tick and ended.
 type generator struct {
+	run    string // names the presentities, so that those of an earlier run are others
 	name   string // makes Call-IDs unique
 	domain string
 	ep     *sip.Endpoint
@@ -29,20 +29,22 @@ type generator struct {
 	state  func(now time.Time, i uint32, m *sip.Message)   // a NOTIFY in order; may be nil
 	posted func(now time.Time, target int, m *sip.Message) // the answer to a PUBLISH, nil for none
 
-	mu    sync.Mutex
-	inbox []*sip.Message
-	calls []func(now time.Time)
-	lost  []sip.ClientID
-	wake  chan struct{}
-	quit  chan struct{}
-	over  sync.WaitGroup
+	mu     sync.Mutex
+	inbox  []*sip.Message
+	calls  []func(now time.Time)
+	failed []sip.ClientID // found not to have left
+	wake   chan struct{}
+	quit   chan struct{}
+	over   sync.WaitGroup
 
+	lost   []uint64 // users of requests that did not leave
 	subs   []subscription
 	gone   []uint32 // ended, the longest ago first
 	oldest int      // of gone
 	buf    []byte
 	seed   maphash.Seed
-	misc   tally // faults that belong to no exchange
+	etags  map[int]string // of the publications that prepare made
+	misc   tally          // faults that belong to no exchange
 
 	// Live, for whoever watches from outside.
 	requests atomic.Int64 // without retransmissions
@@ -78,6 +80,12 @@ type subscription struct {
 // of a dialog that is over is kept to know what comes late.
 const patience = 64 * sip.T1
 
+// Outcomes of exchanges besides the statuses of SIP.
+const (
+	statusUnsent   = 0  // the request could not be sent: the generator or its machine has no room
+	statusNoNotify = -1 // a 200, and then no NOTIFY
+)
+
 const (
 	userSubscribe = 1 + iota
 	userPublish
@@ -88,13 +96,13 @@ const (
 	timerScenario
 )
 
-func newGenerator(server netip.AddrPort, domain string, shard uint8) (*generator, error) {
+func newGenerator(server netip.AddrPort, domain, run string, shard uint8) (*generator, error) {
 	g := &generator{
-		name: fmt.Sprintf("%08x", rand.Uint32()), domain: domain, wake: make(chan struct{}, 1), quit: make(chan struct{}), seed: maphash.MakeSeed(),
+		run: run, name: fmt.Sprintf("%s-%d", run, shard), domain: domain, wake: make(chan struct{}, 1), quit: make(chan struct{}), seed: maphash.MakeSeed(),
 		ended: func(time.Time, uint32, int) {}, later: func(time.Time, uint32) {},
 		tick: func(time.Time) (time.Time, bool) { return time.Time{}, false },
 	}
-	g.ep = sip.NewEndpoint(sip.EndpointOptions{Receive: g.receive, Failed: g.failed, PacketSockets: 1})
+	g.ep = sip.NewEndpoint(sip.EndpointOptions{Receive: g.receive, Failed: g.unsent, PacketSockets: 1})
 	if _, err := g.ep.Listen(sip.UDP, netip.AddrPortFrom(server.Addr(), 0).String()); err != nil {
 		g.ep.Close()
 		return nil, err
@@ -106,7 +114,7 @@ func newGenerator(server netip.AddrPort, domain string, shard uint8) (*generator
 	}
 	now := time.Now()
 	g.tx, g.wheel = sip.NewTransactions(shard, counting{g}, now), sip.NewWheel(now)
-	g.over.Go(g.run)
+	g.over.Go(g.loop)
 	return g, nil
 }
 
@@ -147,9 +155,9 @@ func (g *generator) receive(m *sip.Message) {
 	}
 }
 
-func (g *generator) failed(id sip.ClientID, _ error) {
+func (g *generator) unsent(id sip.ClientID, _ error) {
 	g.mu.Lock()
-	g.lost = append(g.lost, id)
+	g.failed = append(g.failed, id)
 	g.mu.Unlock()
 	g.poke()
 }
@@ -169,15 +177,15 @@ func (g *generator) do(f func(now time.Time)) {
 // server shares.
 const breath = 200 * time.Microsecond
 
-func (g *generator) run() {
+func (g *generator) loop() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var msgs []*sip.Message
 	for {
 		g.mu.Lock()
 		msgs, g.inbox = g.inbox, msgs[:0]
-		calls, lost := g.calls, g.lost
-		g.calls, g.lost = nil, nil
+		calls, failed := g.calls, g.failed
+		g.calls, g.failed = nil, nil
 		g.mu.Unlock()
 		g.backlog.Store(max(g.backlog.Load(), int64(len(msgs))))
 		now := time.Now()
@@ -186,10 +194,15 @@ func (g *generator) run() {
 			m.Release()
 			msgs[i] = nil
 		}
-		for _, id := range lost {
+		for _, id := range failed {
 			if out, ok := g.tx.Fail(id); ok {
-				g.outcome(now, out, nil)
+				g.lost = append(g.lost, out.User)
 			}
+		}
+		lost := g.lost
+		g.lost = nil
+		for _, user := range lost {
+			g.outcome(now, sip.Outcome{User: user, Status: statusUnsent}, nil)
 		}
 		g.tx.Advance(now, func(out sip.Outcome) { g.outcome(now, out, nil) })
 		g.wheel.Advance(now, func(key uint64) { g.timer(now, key) })
@@ -203,6 +216,7 @@ func (g *generator) run() {
 			}
 		}
 		sooner(g.tick(now))
+		sooner(now, len(g.lost) > 0)
 		sooner(g.tx.Next())
 		sooner(g.wheel.Next())
 		timer.Reset(max(wait, breath))
@@ -295,12 +309,13 @@ func (g *generator) refresh(now time.Time, i uint32, t *tally) {
 	b = append(b, ">\r\nEvent: presence\r\nAccept: application/pidf+xml\r\nExpires: "...)
 	b = strconv.AppendUint(b, uint64(s.expires), 10)
 	b = append(b, "\r\n"...)
-	g.request(now, id, sip.AppendBody(b, "", nil))
+	g.request(now, id, user, sip.AppendBody(b, "", nil))
 }
 
 // publish sends a PUBLISH with a numbered state; etag is that of the one before.
 func (g *generator) publish(now time.Time, target, version int, etag string) {
-	id := g.tx.Open(uint64(userPublish)<<56 | uint64(target))
+	user := uint64(userPublish)<<56 | uint64(target)
+	id := g.tx.Open(user)
 	b := append(g.buf[:0], "PUBLISH "...)
 	b = g.appendPresentity(b, target)
 	b = g.appendVia(b, id)
@@ -321,7 +336,7 @@ func (g *generator) publish(now time.Time, target, version int, etag string) {
 	body := fmt.Appendf(nil, `<?xml version="1.0" encoding="UTF-8"?>
 <presence xmlns="urn:ietf:params:xml:ns:pidf" xmlns:dm="urn:ietf:params:xml:ns:pidf:data-model" xmlns:rpid="urn:ietf:params:xml:ns:pidf:rpid" entity="%s"><tuple id="t1"><status><basic>open</basic></status><contact priority="0.8">sip:p%d@192.0.2.1:5060</contact><note>%s%d;</note><timestamp>2026-01-01T00:00:00Z</timestamp></tuple><dm:person id="p1"><rpid:activities><rpid:away/></rpid:activities></dm:person></presence>
 `, g.appendPresentity(nil, target), target, versionMark, version)
-	g.request(now, id, sip.AppendBody(b, "application/pidf+xml", body))
+	g.request(now, id, user, sip.AppendBody(b, "application/pidf+xml", body))
 }
 
 // versionMark stands before the number of a state.
@@ -344,6 +359,8 @@ func versionOf(body []byte) int {
 func (g *generator) appendPresentity(b []byte, target int) []byte {
 	b = append(b, "sip:p"...)
 	b = strconv.AppendInt(b, int64(target), 10)
+	b = append(b, '-')
+	b = append(b, g.run...)
 	b = append(b, '@')
 	return append(b, g.domain...)
 }
@@ -357,11 +374,12 @@ func (g *generator) appendVia(b []byte, id sip.ClientID) []byte {
 }
 
 // request sends the request in b, which is g.buf.
-func (g *generator) request(now time.Time, id sip.ClientID, b []byte) {
+func (g *generator) request(now time.Time, id sip.ClientID, user uint64, b []byte) {
 	g.buf = b[:0]
 	g.requests.Add(1)
-	if err := g.tx.Request(now, id, g.flow, bytes.Clone(b), nil); err != nil {
-		g.misc.fault("not sent: "+err.Error(), 1)
+	if g.tx.Request(now, id, g.flow, bytes.Clone(b), nil) != nil {
+		// As if it were lost on its way, but without anybody to repeat it.
+		g.lost = append(g.lost, user)
 	}
 }
 
@@ -441,9 +459,8 @@ func (g *generator) timer(now time.Time, key uint64) {
 		return
 	}
 	if s := &g.subs[i]; s.gen == uint32(key>>32)&0xffffff && s.tally != nil && s.answered && !s.seen {
-		s.tally.fault("no NOTIFY", 1)
 		s.timer = 0
-		g.end(now, i, 408)
+		g.end(now, i, statusNoNotify)
 	}
 }
 
@@ -526,7 +543,11 @@ func (g *generator) prepare(targets []int) {
 	g.do(func(now time.Time) {
 		next := min(window, len(targets))
 		left := len(targets)
-		g.posted = func(now time.Time, _ int, _ *sip.Message) {
+		g.etags = make(map[int]string, len(targets))
+		g.posted = func(now time.Time, target int, m *sip.Message) {
+			if m != nil {
+				g.etags[target] = string(m.Header(sip.HdrSIPETag))
+			}
 			if left--; left == 0 {
 				close(done)
 			}

@@ -90,8 +90,9 @@ func idle(c *common, f *flag.FlagSet, args []string) (any, error) {
 	r.Connections, r.Seconds = all.done, round(time.Since(began).Seconds(), 3)
 
 	if c.pid > 0 {
-		var end int64
-		last, at := proc.from, time.Now()
+		asked := time.Now()
+		last, at := proc.from, asked
+		end := last
 		c.until(func(now time.Time) bool {
 			if now.Sub(at) >= time.Second {
 				end, _ = proc.resident()
@@ -101,7 +102,7 @@ func idle(c *common, f *flag.FlagSet, args []string) (any, error) {
 				}
 				last = end
 			}
-			return now.Sub(began) > *wait
+			return now.Sub(asked) > *wait
 		})
 		r.PerConn = round(float64(end-proc.from)/float64(max(r.Connections, 1)), 0)
 	}

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"runtime/debug"
@@ -107,8 +108,9 @@ func (c *common) parse(f *flag.FlagSet, args []string) error {
 // start makes the generators and publishes presentities, each by the generator
 // with its number.
 func (c *common) start(presentities int) error {
+	run := fmt.Sprintf("%08x", rand.Uint32())
 	for i := range c.generators {
-		g, err := newGenerator(c.server, c.domain, uint8(i))
+		g, err := newGenerator(c.server, c.domain, run, uint8(i))
 		if err != nil {
 			c.close()
 			return err

@@ -12,7 +12,7 @@ type overloadReport struct {
 	report
 	Peak      float64 `json:"peak_per_second"` // of the closed loop
 	OfferedPS float64 `json:"offered_per_second"`
-	Missed    int64   `json:"missed"` // could not be offered in time
+	Missed    int64   `json:"missed"` // could not be offered in time, or not sent
 	Goodput   struct {
 		PerSecond []float64 `json:"per_second"`
 		Mean      float64   `json:"mean"`
@@ -22,7 +22,7 @@ type overloadReport struct {
 	Attempts int     `json:"attempts"`
 	Done     int     `json:"completed"` // also after the overload
 	Refused  int     `json:"refused"`   // 503
-	Dropped  int     `json:"dropped"`   // timer F
+	Dropped  int     `json:"dropped"`   // timer F, or no NOTIFY after the 200
 	Latency  latency `json:"latency_ms"`
 	Recovery float64 `json:"recovery_seconds"` // until the second begins whose goodput is at least 0.9 of the peak; -1: never
 	Ongoing  struct {
@@ -152,15 +152,17 @@ func overload(c *common, f *flag.FlagSet, args []string) (any, error) {
 		kept.add(overKept[i])
 	})
 	r.Attempts, r.Done, r.Latency = open.started, open.done, summary(open.took)
-	r.Refused, r.Dropped = open.expected(503), open.expected(408)
+	r.Refused, r.Dropped = open.expected(503), open.expected(408)+open.expected(statusNoNotify)
+	unsent := open.expected(statusUnsent)
+	r.Missed += int64(unsent)
 	loops.expected(503) // while it recovers
-	r.Ongoing.Refused, r.Ongoing.Dropped = kept.expected(503), kept.expected(408)
+	r.Ongoing.Refused, r.Ongoing.Dropped = kept.expected(503), kept.expected(408)+kept.expected(statusNoNotify)
 	if r.Ongoing.Refreshes = kept.started; kept.started > 0 {
 		r.Ongoing.Success = round(float64(kept.done)/float64(kept.started), 5)
 	}
 	r.Ongoing.Latency, r.Ongoing.Before = summary(kept.took), summary(before.took)
 	r.report = c.report(loops, open, kept, before)
-	r.OfferedPS = round(float64(open.started)/lasted.Seconds(), 1)
+	r.OfferedPS = round(float64(open.started-unsent)/lasted.Seconds(), 1)
 	r.Goodput.PerSecond = seen.perSecond()
 	r.Goodput.Mean = round(seen.mean(), 1)
 	r.Goodput.OfPeak = round(seen.mean()/r.Peak, 3)

@@ -25,11 +25,21 @@ func (t *tally) fault(what string, n int) {
 // end counts one exchange that ended with a status.
 func (t *tally) end(status int, took time.Duration) {
 	if status != 200 {
-		t.fault(strconv.Itoa(status), 1)
+		t.fault(name(status), 1)
 		return
 	}
 	t.done++
 	t.took = append(t.took, took)
+}
+
+func name(status int) string {
+	switch status {
+	case statusUnsent:
+		return "not sent"
+	case statusNoNotify:
+		return "no NOTIFY"
+	}
+	return strconv.Itoa(status)
 }
 
 func (t *tally) add(o *tally) {
@@ -43,7 +53,7 @@ func (t *tally) add(o *tally) {
 
 // expected takes a status that is no fault here out of the errors.
 func (t *tally) expected(status int) int {
-	key := strconv.Itoa(status)
+	key := name(status)
 	n := t.errors[key]
 	delete(t.errors, key)
 	return n
