@@ -185,10 +185,12 @@ func FuzzURI(f *testing.F) {
 	for _, s := range []string{
 		"sip:alice@example.com", "sips:a:b@[2001:db8::1]:5061;transport=tcp;lr?a=b&c=d", "pres:a@example.com", "im:a@example.com",
 		"tel:+1-201-555-0123;ext=1.2;phone-context=+1-2", "sip:%61%2B%c3;x@h.;%6C%72;a=b", "sip:h;gr;x=[y]?z",
+		"sip:a@b.example.com:5070", "sip:a@h.:1",
 	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
+		checkPlain(t, s)
 		u, err := ParseURI(s)
 		if err != nil {
 			if u != (URI{}) {
