@@ -35,6 +35,7 @@ var mayImport = map[string][]string{
 	"cmd/rollcall":      {"server", "sip/...", "pa/pidf", "pa/winfo", "rls/rlmi", "sql"},
 	"e2e":               {},
 	"e2e/peer":          {},
+	"e2e/load":          {"sip"},
 }
 
 // onlyIn names libraries that one of our packages hides from the others.

@@ -244,7 +244,15 @@ func (s *Server) route(resource string) int {
 	if s.catalog.IsService(resource) {
 		return rlsComponent
 	}
-	if u, err := sip.ParseURI(resource); err == nil && s.local(u.Host) {
+	_, host, ok := sip.Plain(resource)
+	if !ok {
+		u, err := sip.ParseURI(resource)
+		if err != nil {
+			return b2bComponent
+		}
+		host = u.Host
+	}
+	if s.local(host) {
 		return paComponent
 	}
 	return b2bComponent
@@ -253,6 +261,12 @@ func (s *Server) route(resource string) int {
 // key is the canonical key of a resource. The port of a local domain means
 // nothing: it is how the client was told to reach us.
 func (s *Server) key(uri []byte) (string, bool, error) {
+	if aor, host, ok := sip.Plain(uri); ok {
+		if s.set.domains[string(host)] { // which is hostKey of it
+			return string(aor), true, nil
+		}
+		return string(uri), false, nil
+	}
 	u, err := sip.ParseURI(string(uri))
 	if err != nil {
 		return "", false, err
