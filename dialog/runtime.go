@@ -496,6 +496,7 @@ type shard struct {
 	durable  uint64
 	scratch  effects
 	random   randomSource
+	packed   packed
 	headBuf  []byte
 	bodyBuf  []byte
 	spare    mailboxSpare

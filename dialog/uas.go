@@ -309,6 +309,7 @@ func (sh *shard) subscribe(t *Turn, r *Request) *Error {
 	p.join(&s.row.Accept, m, sip.HdrAccept)
 	p.add(&s.row.UserAgent, []byte(clip(m.Header(sip.HdrUserAgent))))
 	sh.headBuf = p.pack()
+	s.row.Encoding = encodingFor(m)
 	s.n.interval = r.Package.MinInterval
 	sh.setFlow(s, m)
 	sh.subs[id] = s
@@ -358,7 +359,7 @@ func (sh *shard) resubscribe(t *Turn, r *Request) *Error {
 			s.row.RemoteTarget = string(target)
 		}
 	}
-	s.row.RemoteCSeq = m.CSeq()
+	s.row.RemoteCSeq, s.row.Encoding = m.CSeq(), encodingFor(m)
 	sh.setFlow(s, m)
 	s.await(r, granted)
 	sh.step(t, s, notifierEvent{kind: evSubscribe, expires: granted})
@@ -683,6 +684,7 @@ func (sh *shard) notify(t *Turn, s *subscription, full bool) {
 		return
 	}
 	body, ctype := sh.render(t, s, full)
+	body, coded := sh.encode(s, body)
 	user := uint64(notifierComponent)<<56 | s.id
 	client := sh.tx.Open(user)
 	write := func() {
@@ -692,6 +694,9 @@ func (sh *shard) notify(t *Turn, s *subscription, full bool) {
 				s.attempt = new(auth.Attempt)
 			}
 			b = l.Append(b, domainOf(s.nextHop()), "NOTIFY", s.row.RemoteTarget, body, s.attempt)
+		}
+		if coded {
+			b = sip.AppendHeader(b, "Content-Encoding", s.row.Encoding)
 		}
 		sh.headBuf = sip.AppendBodyHead(b, ctype, len(body))
 	}
@@ -705,6 +710,46 @@ func (sh *shard) notify(t *Turn, s *subscription, full bool) {
 	}
 	sh.rt.stats.Notifies.Add(1)
 	t.sends = append(t.sends, send{client: client, user: user, flow: flow, head: bytes.Clone(sh.headBuf), body: body})
+}
+
+// smallBody is the size in bytes up to which a body is not worth compressing.
+const smallBody = 512
+
+// encodingFor is the coding for NOTIFYs that a SUBSCRIBE admits (RFC 3261
+// section 20.2).
+func encodingFor(m *sip.Message) string {
+	if !m.Has(sip.HdrAcceptEncoding) {
+		return ""
+	}
+	if c := body.Choose(joined(m, sip.HdrAcceptEncoding)); c != "identity" {
+		return c
+	}
+	return ""
+}
+
+// packed is the body that was compressed last: often the next watcher's too.
+type packed struct {
+	from, to []byte
+	encoding string
+}
+
+// encode compresses a body for a watcher that takes it.
+func (sh *shard) encode(s *subscription, b []byte) (out []byte, coded bool) {
+	if s.row.Encoding == "" || len(b) <= smallBody {
+		return b, false
+	}
+	p := &sh.packed
+	if p.encoding != s.row.Encoding || len(p.from) != len(b) || &p.from[0] != &b[0] { // bodies do not change
+		c, err := body.Encode(s.row.Encoding, nil, b)
+		if err != nil {
+			return b, false
+		}
+		*p = packed{b, c, s.row.Encoding}
+	}
+	if len(p.to) >= len(b) {
+		return b, false
+	}
+	return p.to, true
 }
 
 // largeRequest is the size in bytes beyond which a request goes over TCP if the

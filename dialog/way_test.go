@@ -11,6 +11,7 @@ import (
 
 	"rollcall/sip"
 	"rollcall/sip/auth"
+	"rollcall/sip/body"
 )
 
 // streams is a network where some addresses take TCP. It stands before the
@@ -417,6 +418,42 @@ func TestMergedRequest(t *testing.T) {
 		c.cseq = 1
 		if m := c.answer(); m == nil || m.Status() != 200 {
 			t.Errorf("later: %v", m)
+		}
+	})
+}
+
+// A body is compressed for a watcher whose newest SUBSCRIBE says so (RFC 3261 section 20.2).
+func TestNotifyEncoding(t *testing.T) {
+	big := strings.Repeat("<tuple/>", 200)
+	bubble(t, func(t *testing.T) {
+		r, p := phoneRig(t, nil)
+		for _, c := range []struct{ accept, want string }{
+			{"Accept-Encoding: deflate", "deflate"}, {"Accept-Encoding: gzip;q=1, deflate;q=0.5", "gzip"},
+			{"Accept-Encoding: identity", ""}, {"Accept-Encoding:", ""}, {"X: y", ""}, {"Accept-Encoding: br", ""},
+		} {
+			call := p.call(bob, alice)
+			call.subscribe(200, c.accept)
+			if n := call.notified(); n == nil || n.Has(sip.HdrContentEncoding) {
+				t.Fatalf("%s: a small body: %v", c.accept, n)
+			}
+			time.Sleep(2 * time.Second)
+			r.set(alice, active(big))
+			settle()
+			n := call.notified()
+			if n == nil || header(n, sip.HdrContentEncoding) != c.want {
+				t.Fatalf("%s: %v", c.accept, n)
+			}
+			text, err := body.Decode(header(n, sip.HdrContentEncoding), n.Body(), 1<<20)
+			if err != nil || string(text) != big || c.want != "" && len(n.Body()) > len(big)/4 {
+				t.Errorf("%s: %d bytes became %d, %v", c.accept, len(n.Body()), len(text), err)
+			}
+			call.subscribe(200, "Accept-Encoding: identity")
+			if n := call.notified(); n == nil || n.Has(sip.HdrContentEncoding) {
+				t.Errorf("after a SUBSCRIBE without it: %v", n)
+			}
+			call.subscribe(200, "Expires: 0")
+			call.notified()
+			r.set(alice, active("first"))
 		}
 	})
 }

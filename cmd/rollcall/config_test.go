@@ -121,8 +121,8 @@ func TestConfigPrecedence(t *testing.T) {
 		},
 		{
 			name: "remote-auth", file: "{a.example: 'u:p'}", env: "b.example=v:q:r", flag: []string{"d.example=w:s"},
-			def: "map[]", inFile: "map[a.example:u:p]", inEnv: "map[b.example:v:q:r]",
-			inFlag: "map[d.example:w:s]", value: func(c server.Config) any { return c.RemoteAuth },
+			def: "map[]", inFile: "map[a.example:u:xxxxx]", inEnv: "map[b.example:v:xxxxx]",
+			inFlag: "map[d.example:w:xxxxx]", value: func(c server.Config) any { return c.RemoteAuth },
 		},
 		{
 			name: "remote", file: "{a.example: 'sip:192.0.2.1'}", env: "b.example=sip:192.0.2.2,c.example=sip:192.0.2.3", flag: []string{"d.example=sip:192.0.2.4;transport=tcp"},
