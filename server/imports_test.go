@@ -14,6 +14,7 @@ import (
 // below itself. A name with "/..." means that package and those below it.
 var mayImport = map[string][]string{
 	"sip":               {},
+	"sip/auth":          {"sip"},
 	"dialog":            {"sip"},
 	"pa":                {"dialog", "sip"},
 	"pa/pidf":           {},
@@ -25,10 +26,10 @@ var mayImport = map[string][]string{
 	"rls/list":          {},
 	"b2b":               {"dialog", "sip"},
 	"xcapclient":        {},
-	"sql":               {"dialog", "pa"}, // the row types
-	"server":            {"pa/...", "rls/...", "b2b", "xcapclient", "sql", "dialog", "sip"},
+	"sql":               {"dialog", "pa", "sip/auth"}, // the row types
+	"server":            {"pa/...", "rls/...", "b2b", "xcapclient", "sql", "dialog", "sip/..."},
 	"server/servertest": {"server", "sip", "pa/pidf", "rls/rlmi"},
-	"cmd/rollcall":      {"server", "sip", "pa/pidf", "pa/winfo", "rls/rlmi", "sql"},
+	"cmd/rollcall":      {"server", "sip/...", "pa/pidf", "pa/winfo", "rls/rlmi", "sql"},
 	"e2e":               {},
 	"e2e/peer":          {},
 }
