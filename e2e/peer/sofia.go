@@ -19,7 +19,8 @@ import (
 type SofiaOptions struct {
 	AOR           string        // its own address, the From of its requests
 	Server        string        // "127.0.0.1:PORT", where all requests go
-	Transport     string        // "udp" (default) or "tcp"
+	Transport     string        // "udp" (default), "tcp" or "tls"
+	Certificates  string        // for tls: a folder with cafile.pem and agent.pem (certificate and key)
 	AnswerTimeout time.Duration // for the answer to a request; default 10 s
 }
 
@@ -66,14 +67,13 @@ func StartSofia(t testing.TB, o SofiaOptions) *Sofia {
 		t.Fatal(err)
 	}
 	s := &Sofia{t: t, timeout: o.AnswerTimeout, out: newLogBuffer()}
-	s.Process = Start(t, Command{
-		Path: program,
-		Args: []string{
-			"<" + strings.Trim(o.AOR, "<>") + ">",
-			"sip:" + o.Server + ";transport=" + o.Transport, "sip:127.0.0.1:*;transport=" + o.Transport,
-		},
-		Stdout: s.out,
-	})
+	args := []string{"<" + strings.Trim(o.AOR, "<>") + ">", "sip:" + o.Server + ";transport=" + o.Transport}
+	if o.Transport == "tls" {
+		args = append(args, "sips:127.0.0.1:*", o.Certificates) // it does not take ;transport=tls here
+	} else {
+		args = append(args, "sip:127.0.0.1:*;transport="+o.Transport)
+	}
+	s.Process = Start(t, Command{Path: program, Args: args, Stdout: s.out})
 	s.await("ready", "", 0, o.AnswerTimeout)
 	return s
 }
@@ -97,17 +97,13 @@ func buildSofia() (string, error) {
 	args := strings.Fields(string(flags))
 	sum := sha256.Sum256(append(bytes.Clone(flags), text...))
 
-	base, err := os.UserCacheDir()
+	dir, err := cacheDir()
 	if err != nil {
-		base = filepath.Join(os.TempDir(), "cache-"+strconv.Itoa(os.Getuid()))
+		return "", err
 	}
-	dir := filepath.Join(base, "rollcall-e2e")
 	program := filepath.Join(dir, fmt.Sprintf("sofia_peer-%x", sum[:8]))
 	if _, err := os.Stat(program); err == nil {
 		return program, nil
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", err
 	}
 	tmp, err := os.MkdirTemp(dir, "build")
 	if err != nil {
