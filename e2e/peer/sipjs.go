@@ -24,6 +24,7 @@ var sipjsFiles embed.FS
 type SIPJSOptions struct {
 	AOR           string        // its own address, the From of its requests
 	URL           string        // "ws://127.0.0.1:PORT" or "wss://..."
+	Origin        string        // of the web page; empty: a program, which has none
 	CA            string        // file of the authority that a wss server is verified by, besides Node's own
 	AnswerTimeout time.Duration // for the answer to a request; default 10 s
 }
@@ -83,6 +84,9 @@ func startSIPJS(t testing.TB, o SIPJSOptions) *SIPJS {
 		s.timeout = 10 * time.Second
 	}
 	c := Command{Path: "node", Args: []string{filepath.Join(dir, "peer.mjs"), o.URL, o.AOR}, Stdout: s.out}
+	if o.Origin != "" {
+		c.Args = append(c.Args, o.Origin)
+	}
 	if o.CA != "" {
 		c.Env = []string{"NODE_EXTRA_CA_CERTS=" + o.CA}
 	}

@@ -1,6 +1,6 @@
 // A SIP event publisher and watcher over SIP.js and a WebSocket, driven by JSON objects on lines of standard input:
 //
-//   node peer.mjs WEBSOCKET-URL AOR
+//   node peer.mjs WEBSOCKET-URL AOR [ORIGIN]      ORIGIN is that of the web page
 //
 //   {"command":"subscribe","id":"s1","uri":"sip:...","event":"presence","expires":600,"headers":["Supported: eventlist"]}
 //   {"command":"refresh","id":"s1"}     {"command":"unsubscribe","id":"s1"}
@@ -15,15 +15,15 @@
 import { createInterface } from "node:readline";
 import WS from "ws";
 
-const [url, aor] = process.argv.slice(2);
+const [url, aor, origin] = process.argv.slice(2);
 const say = (event, more = {}) => process.stdout.write(JSON.stringify({ event, ...more }) + "\n");
 
 let sockets = 0;
 let current;
 
 class Socket extends WS {
-  constructor(...args) {
-    super(...args);
+  constructor(address, protocols) {
+    super(address, protocols, { origin });
     this.number = ++sockets;
     current = this;
     this.on("open", () => say("open", { socket: this.number, text: this.protocol }));
