@@ -76,13 +76,13 @@ func (c certificates) issue(t testing.TB, name string, l siptest.Leaf) string {
 // subscribe to a presentity and to a list, be notified, refresh, unsubscribe;
 // publish, modify, take back. Together with the tests of single programs it is
 //
-//	            a presentity and a list watched    published      where else
-//	Sofia-SIP   udp tcp tls                        udp tcp tls    TestListEndToEnd, TestKamailioMember
-//	sipgo       udp tcp tls ws wss                 the same
-//	SIP.js      ws wss                             ws wss         TestBrowserGoesAway
-//	openssl     tls, also with a certificate       tls            TestTLSHandshake
-//	SIPp        udp tcp (Debian's has no TLS)      udp tcp        TestSIPpPublishes, TestSIPpWatchesRFCLists
-//	baresip     udp tcp, presentities only         udp tcp        TestBaresip, TestListEndToEnd
+//	           watches             publishes           as well
+//	Sofia-SIP  udp tcp tls         udp tcp tls         TestListEndToEnd, TestKamailioMember
+//	sipgo      udp tcp tls ws wss  udp tcp tls ws wss
+//	SIP.js     ws wss              ws wss              TestBrowserGoesAway, TestWebPages
+//	openssl    tls                 tls                 TestTLSHandshake, with certificates of clients
+//	SIPp       udp tcp             udp tcp             TestSIPp, TestSIPpWatchesRFCLists: no TLS in Debian's
+//	baresip    udp tcp tls         udp tcp tls         TestBaresip, TestListEndToEnd: knows no lists
 func TestPeers(t *testing.T) {
 	certs := newCertificates(t)
 	docs := map[string]string{}
