@@ -15,7 +15,7 @@ import (
 // certificate for another name is refused, which the list says of its member
 // and the log of the server.
 func TestFederation(t *testing.T) {
-	certs := newCertificates(t)
+	certs, strangers := newCertificates(t), newCertificates(t)
 	const list, joe, ann = "sip:team@example.com", "sip:joe@example.com", "sip:ann@example.org"
 	dir := documents(t, map[string]string{"rls-services/global/index": service(list, joe, ann)})
 	serve := func(t *testing.T, domain, cert string, more ...string) *instance {
@@ -26,24 +26,31 @@ func TestFederation(t *testing.T) {
 	// Nobody resolves example.org here: the next hop is this machine, by its
 	// address or by the one name that it is sure to have.
 	good := certs.issue(t, "org.pem", siptest.Leaf{URIs: []string{"sip:example.org", "sip:localhost"}, IPs: []string{"127.0.0.1"}})
+	com := certs.issue(t, "com.pem", siptest.Leaf{URIs: []string{"sip:example.com"}})
 	for _, c := range []struct {
-		name, cert, hop, state string
-		log                    string // of example.com's server
-		refused                string // of example.org's server
+		name, com, org, hop, state string
+		log                        string // of example.com's server, if it is refused
+		refused                    string // of example.org's server
 	}{
-		{"by name", good, "sips:localhost:PORT", "active open: In Berlin", "", ""},
-		{"by address", good, "sip:127.0.0.1:PORT;transport=tls", "active open: In Berlin", "", ""},
-		{"another name", certs.issue(t, "net.pem", siptest.Leaf{URIs: []string{"sip:example.net"}, DNS: []string{"localhost"}}),
-			"sips:localhost:PORT", "terminated probation", `the certificate is for [\"example.net\"], not for \"localhost\"`, "bad certificate"},
-		{"a wildcard", certs.issue(t, "wild.pem", siptest.Leaf{DNS: []string{"*.localhost", "*"}}),
-			"sips:localhost:PORT", "terminated probation", `not for \"localhost\"`, "bad certificate"},
-		{"another authority", newCertificates(t).issue(t, "other.pem", siptest.Leaf{URIs: []string{"sip:localhost"}}),
-			"sips:localhost:PORT", "terminated probation", "unknown authority", "bad certificate"},
+		{"by name", com, good, "sips:localhost:PORT", "active open: In Berlin", "", ""},
+		{"by address", com, good, "sip:127.0.0.1:PORT;transport=tls", "active open: In Berlin", "", ""},
+		{
+			"another name", com, certs.issue(t, "net.pem", siptest.Leaf{URIs: []string{"sip:example.net"}, DNS: []string{"localhost"}}),
+			"sips:localhost:PORT", "terminated probation", `the certificate is for [\"example.net\"], not for \"localhost\"`, "bad certificate",
+		},
+		{
+			"a wildcard", com, certs.issue(t, "wild.pem", siptest.Leaf{DNS: []string{"*.localhost", "*"}}),
+			"sips:localhost:PORT", "terminated probation", `not for \"localhost\"`, "bad certificate",
+		},
+		{
+			"another authority", com, strangers.issue(t, "org.pem", siptest.Leaf{URIs: []string{"sip:localhost"}}),
+			"sips:localhost:PORT", "terminated probation", "unknown authority", "bad certificate",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			org := serve(t, "example.org", c.cert)
+			org := serve(t, "example.org", c.org)
 			port := org.at["tls"][strings.LastIndexByte(org.at["tls"], ':')+1:]
-			com := serve(t, "example.com", certs.issue(t, "com.pem", siptest.Leaf{URIs: []string{"sip:example.com"}}), "--xcap", dir,
+			com := serve(t, "example.com", c.com, "--xcap", dir,
 				"--remote", "example.org="+strings.Replace(c.hop, "PORT", port, 1))
 			a := peer.StartSofia(t, peer.SofiaOptions{AOR: ann, Server: org.addr})
 			pub, m := a.Publish(ann, pidf(ann, "open", "In Berlin"), 600)
@@ -86,4 +93,16 @@ func TestFederation(t *testing.T) {
 			org.idle()
 		})
 	}
+
+	t.Run("a stranger connects", func(t *testing.T) {
+		org := serve(t, "example.org", good)
+		com := serve(t, "example.com", strangers.issue(t, "com.pem", siptest.Leaf{URIs: []string{"sip:example.com"}}),
+			"--remote", "example.org=sips:localhost:"+org.at["tls"][strings.LastIndexByte(org.at["tls"], ':')+1:])
+		u := newUA(t, com.addr)
+		u.write(u.request(u.dialog("sip:adam@example.com", ann), "SUBSCRIBE", ann, "", "Event: presence", "Expires: 600"))
+		org.WaitLog(t, "unknown authority", 10*time.Second)
+		if n := org.metric("rollcall_dialog_subscriptions"); n != 0 {
+			t.Errorf("%v subscriptions of a stranger", n)
+		}
+	})
 }

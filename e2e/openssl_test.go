@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/emiago/sipgo/sip"
+
 	"rollcall/e2e/peer"
 )
 
@@ -192,6 +194,15 @@ func TestTLSHandshake(t *testing.T) {
 	d.next(5 * time.Second)
 	d.unsubscribe()
 	d.next(5 * time.Second)
+	d = p.dialog("sips:joe@example.com")
+	if m := d.subscribe(600); m.Status() != 200 || !strings.HasPrefix(m.Header("Contact"), "<sips:") {
+		t.Errorf("CORE-10: SUBSCRIBE to a sips URI:\n%s", m.Raw)
+	}
+	if n := d.next(5 * time.Second); !strings.HasPrefix(n.Header("Contact"), "<sips:") {
+		t.Errorf("CORE-10: NOTIFY to who subscribed to a sips URI:\n%s", n.Raw)
+	}
+	d.unsubscribe()
+	d.next(5 * time.Second)
 	strangers := newCertificates(t)
 	for name, cert := range map[string]string{"none": "", "another authority's": strangers.client} {
 		o := o
@@ -203,4 +214,21 @@ func TestTLSHandshake(t *testing.T) {
 		}
 	}
 	in.idle()
+}
+
+// TestPhonesVerify: phones that know another authority do not speak to the
+// server, so that TestPeers proves that they verified it.
+func TestPhonesVerify(t *testing.T) {
+	certs, strangers := newCertificates(t), newCertificates(t)
+	in := startOn(t, []string{"tls", "wss"}, "--domain", "example.com", "--store", "memory", "--tls-certificate", certs.server)
+	s := peer.StartSofia(t, peer.SofiaOptions{AOR: "sip:adam@example.com", Server: in.at["tls"], Transport: "tls", Certificates: strangers.sofia})
+	s.TrySubscribe(peer.SofiaSubscribe{URI: "sip:joe@example.com"})
+	s.WaitLog(t, "unable to get local issuer certificate", 10*time.Second)
+	for _, transport := range []string{"tls", "wss"} {
+		p := startSipgo(t, in, transport, "sip:adam@example.com", strangers).(*sipgoPhone)
+		if m, err := p.dialog("sip:joe@example.com").try(sip.SUBSCRIBE, nil, "Event: presence"); err == nil || !strings.Contains(err.Error(), "unknown authority") {
+			t.Errorf("sipgo over %s: %v\n%s", transport, err, m.Raw)
+		}
+	}
+	in.clean()
 }

@@ -86,6 +86,16 @@ func (p *sipgoPhone) dialog(uri string) *sipgoDialog {
 }
 
 func (d *sipgoDialog) do(method sip.RequestMethod, body []byte, headers ...string) peer.Trace {
+	d.p.t.Helper()
+	m, err := d.try(method, body, headers...)
+	if err != nil {
+		d.p.t.Fatalf("sipgo over %s: %s: %v", d.p.transport, method, err)
+	}
+	return m
+}
+
+// try sends a request with the next CSeq and returns its final answer.
+func (d *sipgoDialog) try(method sip.RequestMethod, body []byte, headers ...string) (peer.Trace, error) {
 	p := d.p
 	p.t.Helper()
 	var uri sip.Uri
@@ -111,13 +121,13 @@ func (d *sipgoDialog) do(method sip.RequestMethod, body []byte, headers ...strin
 	defer cancel()
 	resp, err := p.client.Do(ctx, req)
 	if err != nil {
-		p.t.Fatalf("sipgo over %s: %s: %v", p.transport, method, err)
+		return peer.Trace{}, err
 	}
 	m := peer.Trace{Raw: []byte(resp.String())}
 	if contact := strings.Trim(m.Header("Contact"), "<>"); contact != "" && m.Status() < 300 {
 		d.target, d.to = contact, m.Header("To")
 	}
-	return m
+	return m, nil
 }
 
 // parsed makes the typed header that sipgo looks for.

@@ -177,12 +177,21 @@ type SofiaSubscription struct {
 // Subscribe sends a SUBSCRIBE and waits for its answer.
 func (s *Sofia) Subscribe(o SofiaSubscribe) (*SofiaSubscription, SofiaAnswer) {
 	s.t.Helper()
+	n := s.TrySubscribe(o)
+	return n, s.answer("subscribed", n.id, n.first)
+}
+
+// TrySubscribe sends a SUBSCRIBE.
+func (s *Sofia) TrySubscribe(o SofiaSubscribe) *SofiaSubscription {
+	s.t.Helper()
 	if o.Expires == 0 {
 		o.Expires = 60
 	}
+	s.parse(s.out.bytes())
 	n := &SofiaSubscription{s: s, id: s.newID("s"), first: len(s.events)}
-	return n, s.ask("subscribed", n.id, "subscribe", n.id, o.URI, or(o.Event, "presence"), or(o.Accept, DefaultAccept),
+	s.send("subscribe", n.id, o.URI, or(o.Event, "presence"), or(o.Accept, DefaultAccept),
 		or(o.Supported, "eventlist"), strconv.Itoa(o.Expires), or(o.ContentType, "-"), encode(o.Body))
+	return n
 }
 
 // Refresh sends a SUBSCRIBE in the dialog.
@@ -263,6 +272,11 @@ func (s *Sofia) ask(event, id string, fields ...string) SofiaAnswer {
 	s.parse(s.out.bytes())
 	from := len(s.events)
 	s.send(fields...)
+	return s.answer(event, id, from)
+}
+
+func (s *Sofia) answer(event, id string, from int) SofiaAnswer {
+	s.t.Helper()
 	e := s.await(event, id, from, s.timeout)
 	return SofiaAnswer{Status: e.Status, Phrase: e.Phrase, Message: Trace{Raw: e.Raw}}
 }
