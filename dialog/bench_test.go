@@ -65,7 +65,9 @@ func newBench(b *testing.B, durability Durability) (*Runtime, *benchSource) {
 		Components: []func(uint8) Component{func(uint8) Component { return src }},
 		Route:      func(string) int { return 0 },
 		Key:        func(uri []byte) (string, bool, error) { return string(uri), true, nil },
-		Identify:   func(m *sip.Message) (Identity, *Error) { return Identity{URI: bob}, nil },
+		Identify: func(*sip.Message, time.Time) (Identity, func(context.Context), *Error) {
+			return Identity{URI: bob}, nil, nil
+		},
 		FlowTo: func(p sip.Proto, remote netip.AddrPort) (sip.Flow, error) {
 			return sip.Flow{Proto: p, Local: local, Remote: remote}, nil
 		},

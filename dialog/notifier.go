@@ -69,6 +69,7 @@ type Notifier struct {
 	offset     uint32 // cseq - offset is the body version
 	expires    time.Time
 	notBefore  time.Time // next NOTIFY that nobody asked for
+	lostUntil  time.Time // the flow is gone; not zero: nothing is sent, and the subscription ends then
 }
 
 type eventKind uint8
@@ -80,6 +81,8 @@ const (
 	evUnsent // the NOTIFY did not leave; at once again with expires 0, else later
 	evTimer
 	evFlush
+	evAgain // the NOTIFY in flight has to be sent otherwise
+	evLost  // the NOTIFY did not leave: its flow is gone, and there is no other way
 )
 
 // notifierEvent is what happens to a subscription.
@@ -136,6 +139,13 @@ func (n *Notifier) step(now time.Time, ev notifierEvent, fx *effects) {
 		n.timer(now, fx)
 	case evFlush:
 		n.flush(now, fx)
+	case evAgain:
+		if n.inFlight {
+			n.inFlight = false
+			n.owed, n.full, n.urgent = true, true, true
+		}
+	case evLost:
+		n.lost(now, fx)
 	}
 }
 
@@ -152,6 +162,7 @@ func (n *Notifier) subscribe(now time.Time, ev notifierEvent, fx *effects) {
 		*fx = append(*fx, notifierEffect{kind: fxRespond, err: &Error{Status: 500, Reason: "Earlier SUBSCRIBE Not Answered Yet", RetryAfter: time.Second}})
 	case phasePending, phaseActive:
 		fx.add(fxRespond)
+		n.lostUntil = time.Time{}
 		n.owed, n.urgent, n.full = true, true, true
 		n.expires = now.Add(ev.expires)
 		if ev.expires == 0 {
@@ -222,7 +233,42 @@ func (n *Notifier) update(now time.Time, ev notifierEvent, fx *effects) {
 	}
 }
 
+// flowGrace is how long a subscription waits for its watcher to come back after
+// its connection is gone.
+const flowGrace = 5 * time.Minute
+
+// lost takes back a NOTIFY for which there is no way, and waits for a SUBSCRIBE
+// over another flow.
+func (n *Notifier) lost(now time.Time, fx *effects) {
+	if n.inFlight {
+		n.inFlight = false
+		n.cseq--
+		n.owed, n.full, n.urgent = true, true, true
+	}
+	if n.phase == phaseTerminated {
+		n.become(phaseGone)
+		fx.add(fxRemove)
+		return
+	}
+	if n.lostUntil.IsZero() {
+		n.lostUntil = now.Add(flowGrace)
+		*fx = append(*fx, notifierEffect{kind: fxTimer, at: n.lostUntil})
+	}
+}
+
 func (n *Notifier) timer(now time.Time, fx *effects) {
+	if !n.lostUntil.IsZero() && (n.phase == phasePending || n.phase == phaseActive) {
+		if end := earlier(n.lostUntil, n.expires); now.Before(end) {
+			*fx = append(*fx, notifierEffect{kind: fxTimer, at: end})
+			return
+		}
+		n.owed = false
+		n.become(phaseGone)
+		fx.add(fxForget)
+		fx.add(fxDetach)
+		fx.add(fxRemove)
+		return
+	}
 	switch n.phase {
 	case phaseWaiting:
 		*fx = append(*fx, notifierEffect{kind: fxRespond, err: Refuse(504, "")})
@@ -319,6 +365,14 @@ func (n *Notifier) flush(now time.Time, fx *effects) {
 	if !n.owed || n.inFlight || n.phase <= phaseWaiting || n.phase == phaseGone {
 		return
 	}
+	if !n.lostUntil.IsZero() {
+		if n.phase == phaseTerminated { // nobody can be told
+			n.owed = false
+			n.become(phaseGone)
+			fx.add(fxRemove)
+		}
+		return
+	}
 	if n.phase != phaseTerminated && !now.Before(n.expires) { // the timer has a grain, and a restart takes time
 		n.timer(now, fx)
 	}
@@ -359,4 +413,11 @@ func (n *Notifier) restored(now time.Time, row *SubscriptionRow, notify bool) {
 	n.cseq, n.ceiling, n.offset = row.CSeqCeiling, row.CSeqCeiling, row.VersionOffset
 	n.expires = now.Add(time.UnixMilli(row.ExpiresMS).Sub(now)) // no longer depends on the wall clock
 	n.owed, n.full, n.resumed = notify, notify, true
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }

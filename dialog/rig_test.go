@@ -67,12 +67,12 @@ func newRig(t *testing.T, net *sip.MemNet, addr netip.AddrPort, change func(*Opt
 			u, err := sip.ParseURI(string(uri))
 			return u.Key(), u.Host == "example.com", err
 		},
-		Identify: func(m *sip.Message) (Identity, *Error) {
+		Identify: func(m *sip.Message, _ time.Time) (Identity, func(context.Context), *Error) {
 			u, err := sip.ParseURI(string(m.From().URI))
 			if err != nil || u.User == "mallory" {
-				return Identity{}, &Error{Status: 403, Err: err}
+				return Identity{}, nil, &Error{Status: 403, Err: err}
 			}
-			return Identity{URI: u.Key()}, nil
+			return Identity{URI: u.Key()}, nil, nil
 		},
 		FlowTo: func(p sip.Proto, remote netip.AddrPort) (sip.Flow, error) {
 			return sip.Flow{Proto: p, Local: addr, Remote: remote}, nil
@@ -146,6 +146,10 @@ func (r *rig) empty() {
 	}
 }
 
+// errLater is the error of a send that fails, but of which the runtime is told
+// later (Runtime.Failed).
+var errLater = errors.New("not sent, told later")
+
 // wire checks every request that leaves the runtime: CORE-09, CORE-12, EV-08,
 // NAT-02. It stands between the runtime and the network.
 type wire struct {
@@ -168,7 +172,9 @@ func (w *wire) Send(f sip.Flow, b []byte, token uint64) error {
 			return err
 		}
 	}
-	if err := w.next.Send(f, b, token); err != nil {
+	if err := w.next.Send(f, b, token); errors.Is(err, errLater) {
+		return nil
+	} else if err != nil {
 		return err
 	}
 	w.sent++
@@ -568,9 +574,29 @@ func (c *call) ask(headers ...string) *sip.Message {
 	return c.answer()
 }
 
+// wantTrying waits 3.5 s: RFC 4320 section 4.1 has the one provisional response
+// go out then (CORE-07), and no earlier.
+func (c *call) wantTrying() {
+	c.p.t.Helper()
+	time.Sleep(3490 * time.Millisecond)
+	settle()
+	if m := c.answer(); m != nil {
+		c.p.t.Fatalf("CORE-07: early\n%s", m.Raw)
+	}
+	time.Sleep(10 * time.Millisecond)
+	settle()
+	m := c.answer()
+	if m == nil || m.Status() != 100 {
+		c.p.t.Fatalf("CORE-07: no 100 after 3.5 s: %v", m)
+	}
+	if string(m.CallID()) != c.id || m.CSeq() != c.cseq || m.Has(sip.HdrContact) {
+		c.p.t.Errorf("CORE-07: 100 is\n%s", m.Raw)
+	}
+}
+
 func (c *call) answer() *sip.Message {
 	m := c.p.take(func(m *sip.Message) bool { return !m.IsRequest() && string(m.CallID()) == c.id && m.CSeq() == c.cseq })
-	if m != nil && m.Status() < 300 && c.toTag == "" {
+	if m != nil && m.Status() >= 200 && m.Status() < 300 && c.toTag == "" {
 		c.toTag = string(m.To().Tag())
 		if t, err := sip.ParseNameAddr(m.Header(sip.HdrContact)); err == nil {
 			c.target = string(t.URI)

@@ -3,9 +3,9 @@ package dialog
 import (
 	"context"
 	"errors"
-	"hash/fnv"
 	"log/slog"
 	"net/netip"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -18,10 +18,21 @@ import (
 // database.
 const Shards = 256
 
-// mailboxLimit bounds the requests that wait for one shard; with responses there
-// may be twice as many. Beyond it new SUBSCRIBE and PUBLISH, and every request
-// on a connection, get 503; everything else is dropped, to be retransmitted.
-const mailboxLimit = 8192
+// Bounds of the requests that wait to be worked on. Beyond them new work gets
+// 503 with Retry-After; whatever else came in a datagram is dropped, to be
+// retransmitted, and what came on a connection gets 503 too. Responses are let
+// in up to twice as many: we asked for them, and without one a request comes
+// again or counts as unanswered.
+const (
+	backlogNew   = 4096  // in all, for new work: less than T1 of work, so that nobody repeats in vain
+	backlogAll   = 32768 // in all
+	mailboxLimit = 8192  // for one shard
+	maxWait      = 5 * time.Second
+)
+
+// refusals bounds the 503s to datagrams in a second: answering costs more than
+// dropping, and a flood must not eat the time of those that were let in.
+const refusals = 5000
 
 // heldLimit bounds the messages of one shard that wait for a commit. Beyond it
 // new SUBSCRIBE and PUBLISH get 503 at once.
@@ -53,17 +64,38 @@ type Options struct {
 
 	// Key gives a resource's canonical key and whether its domain is local.
 	Key func(uri []byte) (key string, local bool, err error)
-	// Identify tells who sent a request, or why it is refused.
-	Identify func(m *sip.Message) (Identity, *Error)
+	// Identify tells who sent a request, or why it is refused. When it must look
+	// something up first it gives a function that does, and is asked once more
+	// afterwards.
+	Identify func(m *sip.Message, now time.Time) (id Identity, fetch func(ctx context.Context), err *Error)
+	// Login answers challenges to our own requests; nil for never.
+	Login Login
 	// FlowTo is the flow for a new request to an address (sip.Endpoint.FlowTo).
 	FlowTo func(p sip.Proto, remote netip.AddrPort) (sip.Flow, error)
-	// Resolve finds where a URI's requests go (RFC 3263). It may block.
-	Resolve func(ctx context.Context, uri string) (sip.Flow, error)
+	// StreamFlow is the TCP flow to where a UDP flow leads, for requests that are
+	// too large; false when the peer refused one of late
+	// (sip.Endpoint.StreamFlow). nil for never.
+	StreamFlow func(f sip.Flow) (sip.Flow, bool)
+	// Resolve finds where a URI's requests go, best first, at least one (RFC
+	// 3263). It may block.
+	Resolve func(ctx context.Context, uri string) ([]sip.Flow, error)
+	// Unreachable is told of a flow on which a request failed; may be nil.
+	Unreachable func(f sip.Flow)
 
 	MinExpires  time.Duration // shorter SUBSCRIBEs and PUBLISHes get 423; default 60 s
 	MaxExpires  time.Duration // longer ones are shortened; default 2 h
 	ListPace    time.Duration // shortest gap between two NOTIFYs of a list subscription
 	MaxPerShard int           // subscriptions per shard, default 1<<20; beyond it 503
+}
+
+// Login is the credentials for our own requests (RFC 3261 section 22.2). hop
+// is the URI a request is sent to; what was learnt from a challenge is used for
+// the next request to the same one. It is safe for concurrent use.
+type Login interface {
+	// Challenged takes a 401 or 407 and tells whether to try again.
+	Challenged(hop string, m *sip.Message) bool
+	// Append adds the fields with credentials that are known to be wanted.
+	Append(b []byte, hop, method, uri string) []byte
 }
 
 // Runtime runs the shards.
@@ -74,6 +106,11 @@ type Runtime struct {
 	over    sync.WaitGroup
 	done    chan struct{}
 	work    chan func() // asynchronous work, bounded
+	backlog atomic.Int64
+	refused struct {
+		second atomic.Int64
+		n      atomic.Int64
+	}
 	closed  atomic.Bool // no requests are taken any more
 	started atomic.Bool
 	stopped chan struct{} // nothing runs any more
@@ -179,6 +216,9 @@ func (rt *Runtime) Stop(ctx context.Context) error {
 		err = rt.flush(ctx)
 	}
 	close(rt.done)
+	for _, sh := range rt.shards {
+		sh.poke()
+	}
 	rt.over.Wait()
 	close(rt.stopped)
 	return err
@@ -201,7 +241,7 @@ func (rt *Runtime) quiesce(ctx context.Context) {
 					s.n.urgent = true
 					t.sh.touch(s)
 				}
-				if s.n.inFlight || s.n.owed && s.n.urgent && !s.n.resumed {
+				if s.n.inFlight || s.n.owed && s.n.urgent && !s.n.resumed && s.n.lostUntil.IsZero() {
 					busy.Add(1)
 				}
 			}
@@ -288,9 +328,10 @@ func (rt *Runtime) do(shard uint8, f func(t *Turn)) {
 
 // ShardOf is the shard that owns a resource.
 func ShardOf(resource string) uint8 {
-	h := fnv.New32a()
-	h.Write([]byte(resource))
-	s := h.Sum32()
+	s := uint32(2166136261) // FNV-1a
+	for i := 0; i < len(resource); i++ {
+		s = (s ^ uint32(resource[i])) * 16777619
+	}
 	return uint8(s ^ s>>8 ^ s>>16 ^ s>>24)
 }
 
@@ -310,42 +351,76 @@ func (rt *Runtime) Receive(m *sip.Message) {
 		m.Release()
 		return
 	}
-	sh := rt.shards[rt.owner(m)]
+	isNew := isNewWork(m)
+	waiting := rt.backlog.Load()
+	switch {
+	case isNew && waiting >= backlogNew, waiting >= 2*backlogAll, waiting >= backlogAll && m.IsRequest():
+		rt.overflow(m, isNew)
+		return
+	}
+	in := incoming{m: m}
+	sh := rt.shards[rt.owner(&in)]
 	limit := mailboxLimit
-	if !m.IsRequest() { // we asked for it: without it the request comes again, or counts as unanswered
+	if !m.IsRequest() {
 		limit *= 2
 	}
 	sh.box.mu.Lock()
-	if len(sh.box.msgs) < limit {
-		sh.box.msgs = append(sh.box.msgs, m)
-		sh.box.mu.Unlock()
-		sh.poke()
-		return
+	n := len(sh.box.msgs)
+	if n < limit {
+		sh.box.msgs = append(sh.box.msgs, in)
+		rt.backlog.Add(1)
 	}
 	sh.box.mu.Unlock()
+	switch {
+	case n >= limit:
+		rt.overflow(m, isNew)
+	case n == 0:
+		sh.poke()
+	}
+}
+
+// overflow refuses or drops a message that nobody has the time for.
+func (rt *Runtime) overflow(m *sip.Message, isNew bool) {
 	rt.stats.Overload.Add(1)
-	if isNewWork(m) {
+	if m.IsRequest() && m.Method() != sip.ACK && (m.Flow.Proto.Reliable() || isNew && rt.mayRefuse(m.At)) {
 		rt.opt.Sender.Send(sip.ResponseFlow(m), overloaded(m), 0)
 	}
 	m.Release()
+	runtime.Gosched() // the caller reads from a socket: those that work need the processor more
 }
 
-// Failed takes the transport's report that a request could not be sent.
-func (rt *Runtime) Failed(id sip.ClientID) {
+// mayRefuse counts the refusals of a second.
+func (rt *Runtime) mayRefuse(now time.Time) bool {
+	sec := now.Unix()
+	if old := rt.refused.second.Load(); old != sec && rt.refused.second.CompareAndSwap(old, sec) {
+		rt.refused.n.Store(0)
+	}
+	return rt.refused.n.Add(1) <= refusals
+}
+
+// Failed takes the transport's report that a request could not be sent: nothing
+// of it has left.
+func (rt *Runtime) Failed(id sip.ClientID, err error) {
 	rt.Post(id.Shard(), func(t *Turn) {
 		if out, ok := t.sh.tx.Fail(id); ok {
-			t.sh.outcome(t, out, nil)
+			t.sh.outcome(t, out, err)
 		}
 	})
 }
 
-// isNewWork tells the requests that are refused when a queue is full. The rest
-// is dropped: it comes again, except on a connection.
+// isNewWork tells the requests that are refused first when there is too much to
+// do. What belongs to a dialog or a publication that is there goes on.
 func isNewWork(m *sip.Message) bool {
-	if !m.IsRequest() || m.Method() == sip.ACK {
+	if !m.IsRequest() || len(m.To().Tag()) > 0 && m.Method() != sip.PUBLISH {
 		return false
 	}
-	return m.Flow.Proto.Reliable() || (m.Method() == sip.SUBSCRIBE || m.Method() == sip.PUBLISH) && len(m.To().Tag()) == 0
+	switch m.Method() {
+	case sip.ACK, sip.CANCEL:
+		return false
+	case sip.PUBLISH:
+		return !m.Has(sip.HdrSIPIfMatch)
+	}
+	return true
 }
 
 func overloaded(m *sip.Message) []byte {
@@ -354,9 +429,20 @@ func overloaded(m *sip.Message) []byte {
 	return sip.AppendBody(b, "", nil)
 }
 
+// incoming is a message in a mailbox, with the resource it is for when that
+// named its shard.
+type incoming struct {
+	m     *sip.Message
+	key   string
+	err   error
+	keyed bool
+	local bool
+}
+
 // owner is the shard of a message: named by our branch in a response, by our
 // tag in a request within a dialog, by the resource otherwise.
-func (rt *Runtime) owner(m *sip.Message) uint8 {
+func (rt *Runtime) owner(in *incoming) uint8 {
+	m := in.m
 	if !m.IsRequest() {
 		id, _, _ := sip.ParseBranch(m.Via().Branch)
 		return id.Shard()
@@ -366,16 +452,17 @@ func (rt *Runtime) owner(m *sip.Message) uint8 {
 			return tagShard(id)
 		}
 	}
-	key, _, err := rt.opt.Key(m.RequestURI())
-	if err != nil {
+	in.key, in.local, in.err = rt.opt.Key(m.RequestURI())
+	in.keyed = true
+	if in.err != nil {
 		return 0
 	}
-	return ShardOf(key)
+	return ShardOf(in.key)
 }
 
 type mailbox struct {
 	mu      sync.Mutex
-	msgs    []*sip.Message
+	msgs    []incoming
 	calls   []func(*Turn)
 	updates []Update
 	index   map[SinkRef]int
@@ -402,14 +489,20 @@ type shard struct {
 	batch    uint64   // number of the newest batch handed to the committer
 	durable  uint64
 	scratch  effects
+	random   randomSource
+	headBuf  []byte
 	bodyBuf  []byte
 	spare    mailboxSpare
 	handling *Request // being handled
+
+	contact      string // our Contact at contactAt
+	contactAt    netip.AddrPort
+	contactProto sip.Proto
 }
 
 // mailboxSpare are emptied slices that go back into the mailbox.
 type mailboxSpare struct {
-	msgs    []*sip.Message
+	msgs    []incoming
 	calls   []func(*Turn)
 	updates []Update
 }
@@ -422,20 +515,24 @@ func (sh *shard) poke() {
 }
 
 func (sh *shard) run() {
-	timer := time.NewTimer(time.Hour)
+	var armed time.Time // when the timer will poke
+	timer := time.AfterFunc(time.Hour, sh.poke)
 	defer timer.Stop()
 	for {
-		next, pending := sh.work(time.Now())
-		if pending {
-			timer.Reset(time.Until(next))
-		} else {
-			timer.Reset(time.Hour)
+		now := time.Now()
+		if !armed.IsZero() && !now.Before(armed) {
+			armed = time.Time{}
 		}
+		// A poke that comes too early costs less than moving the timer each turn.
+		if next, pending := sh.work(now); pending && (armed.IsZero() || next.Before(armed)) {
+			armed = next
+			timer.Reset(time.Until(next))
+		}
+		<-sh.wake
 		select {
 		case <-sh.rt.done:
 			return
-		case <-sh.wake:
-		case <-timer.C:
+		default:
 		}
 	}
 }
@@ -451,6 +548,9 @@ func (sh *shard) work(now time.Time) (time.Time, bool) {
 	}
 	sh.durable = b.durable
 	b.mu.Unlock()
+	if len(msgs) > 0 {
+		sh.rt.backlog.Add(int64(-len(msgs)))
+	}
 
 	t := sh.turn
 	t.Now = now
@@ -465,11 +565,11 @@ func (sh *shard) work(now time.Time) (time.Time, bool) {
 		sh.guard(func() { sh.deliver(t, updates[i]) })
 		updates[i] = Update{}
 	}
-	for i, m := range msgs {
-		if !sh.guard(func() { sh.message(t, m) }) {
+	for i := range msgs {
+		if !sh.guard(func() { sh.message(t, &msgs[i]) }) {
 			sh.crashed(t)
 		}
-		msgs[i] = nil
+		msgs[i] = incoming{}
 	}
 	sh.settle(t)
 	sh.spare = mailboxSpare{msgs, calls, updates}
@@ -600,16 +700,17 @@ type send struct {
 	client sip.ClientID // a request
 	user   uint64
 	flow   sip.Flow
-	b      []byte
+	head   []byte // the message is head and body
+	body   []byte
 	after  uint64
 }
 
 func (sh *shard) transmit(t *Turn, s send) {
 	if s.server != 0 {
-		sh.tx.Respond(t.Now, s.server, s.b)
+		sh.tx.Respond(t.Now, s.server, s.head)
 		return
 	}
-	if err := sh.tx.Request(t.Now, s.client, s.flow, s.b); err != nil {
+	if err := sh.tx.Request(t.Now, s.client, s.flow, s.head, s.body); err != nil {
 		// Not now: the state that sent this may be in the middle of its step.
 		out := sip.Outcome{User: s.user, Status: 503}
 		sh.rt.Post(sh.id, func(t *Turn) { sh.outcome(t, out, err) })
@@ -659,12 +760,12 @@ func (sh *shard) outcome(t *Turn, out sip.Outcome, cause error) {
 			if cause != nil {
 				sh.notifyUnsent(t, s, cause)
 			} else {
-				sh.notifyAnswered(t, s, out.Status, 0)
+				sh.notifyAnswered(t, s, out.Status, nil)
 			}
 		}
 	case subscriberComponent:
 		if r := sh.uacs[id]; r != nil {
-			sh.stepRemote(t, r, subscriberEvent{kind: suAnswer, status: out.Status})
+			sh.subscribeFailed(t, r, out.Status, cause)
 		}
 	}
 }

@@ -22,7 +22,8 @@ func TestWriteThroughHoldsAnswers(t *testing.T) {
 		c := p.call(bob, alice)
 		text := c.text()
 		p.send(text)
-		time.Sleep(5 * time.Second)
+		c.wantTrying()
+		time.Sleep(2 * time.Second)
 		p.send(text)
 		if m := c.answer(); m != nil || r.store.begun() != 1 {
 			t.Fatalf("answered before the commit, or no commit: %v", m)
@@ -163,7 +164,8 @@ func TestStoreFailsAndRecovers(t *testing.T) {
 		if m := c.ask(); m != nil {
 			t.Fatalf("answered\n%s", m.Raw)
 		}
-		time.Sleep(20 * time.Second)
+		c.wantTrying()
+		time.Sleep(17 * time.Second)
 		settle()
 		if r.Healthy() || r.Stats().CommitErrors.Load() < 5 {
 			t.Errorf("healthy %v after %d errors", r.Healthy(), r.Stats().CommitErrors.Load())
@@ -532,8 +534,16 @@ func TestRestore(t *testing.T) {
 		},
 		{name: "by the remote target", to: phoneAddr, state: "active;expires=600", uri: row.RemoteTarget},
 		{
-			name: "a connection does not survive", to: phoneAddr, state: "active;expires=600", uri: row.RemoteTarget,
-			change: func(r *SubscriptionRow) { r.Flow = "TCP 192.0.2.9:5060 192.0.2.7:5060" },
+			name: "a connection does not survive: by the remote target at the same address", to: phoneAddr, state: "active;expires=600", uri: row.RemoteTarget,
+			change: func(r *SubscriptionRow) { r.Flow = "TCP 192.0.2.9:5060 192.0.2.1:40000" },
+		},
+		{
+			name: "OB-02 a connection does not survive: nobody else is told", to: phoneAddr,
+			change: func(r *SubscriptionRow) { r.Flow = "TCP 192.0.2.9:5060 192.0.2.7:40000" },
+		},
+		{
+			name: "WS-01 a browser is gone", to: phoneAddr,
+			change: func(r *SubscriptionRow) { r.Flow = "WSS 192.0.2.9:5060 192.0.2.1:40000" },
 		},
 		{
 			name: "by the route set", to: proxyAddr, state: "active;expires=600", uri: row.RemoteTarget,
@@ -552,6 +562,13 @@ func TestRestore(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				net := newNet(t)
 				r := newRig(t, net, serverAddr, nil)
+				next := r.wire.next
+				r.wire.next = senderFunc(func(f sip.Flow, b []byte, token uint64) error {
+					if f.Conn != 0 {
+						return sip.ErrFlowGone
+					}
+					return next.Send(f, b, token)
+				})
 				r.src.state["sip:gone@example.com"] = Update{State: Terminated, Reason: NoResource}
 				p := newPhone(t, net, c.to)
 				row := row
@@ -568,6 +585,12 @@ func TestRestore(t *testing.T) {
 				time.Sleep(10 * time.Millisecond)
 				settle()
 				n := p.take(func(m *sip.Message) bool { return m.IsRequest() })
+				if c.state == "" {
+					if n != nil {
+						t.Errorf("\n%s", n.Raw)
+					}
+					return
+				}
 				if n == nil {
 					t.Fatal("no NOTIFY")
 				}

@@ -12,6 +12,7 @@ import "time"
 //	          answer 423                     same      SUBSCRIBE with Min-Expires
 //	          answer other                   gone      end with the status
 //	          Timer N                        gone      end 408
+//	any       again                          same      SUBSCRIBE as before, Timer N anew
 //	live      NOTIFY                         live      deliver; terminated: gone
 //	          refresh is due                 live      SUBSCRIBE, Timer N
 //	          answer 2xx                     live      new expiry
@@ -52,6 +53,7 @@ type Subscriber struct {
 	silent    bool          // a NOTIFY is due: none came since the last SUBSCRIBE
 	retries   uint8         // refreshes in a row that failed
 	want      time.Duration // asked for
+	asked     time.Duration // in the newest SUBSCRIBE
 	deadline  time.Time     // Timer N
 	refreshAt time.Time
 	expires   time.Time
@@ -65,6 +67,7 @@ const (
 	suNotify
 	suTimer
 	suStop
+	suAgain // the SUBSCRIBE in flight goes to another target, or with credentials
 )
 
 type subscriberEvent struct {
@@ -116,6 +119,10 @@ func (s *Subscriber) step(now time.Time, ev subscriberEvent, fx *[]subscriberEff
 		s.notified(now, ev, fx)
 	case suTimer:
 		s.timer(now, fx)
+	case suAgain:
+		if s.busy {
+			s.send(now, s.asked, fx)
+		}
 	}
 	if s.phase != suGone {
 		*fx = append(*fx, subscriberEffect{kind: sfTimer, at: s.next()})
@@ -138,7 +145,7 @@ func (s *Subscriber) next() time.Time {
 }
 
 func (s *Subscriber) send(now time.Time, expires time.Duration, fx *[]subscriberEffect) {
-	s.busy, s.silent = true, true
+	s.busy, s.silent, s.asked = true, true, expires
 	s.deadline = now.Add(timerN)
 	*fx = append(*fx, subscriberEffect{kind: sfSubscribe, expires: expires})
 }

@@ -1,6 +1,7 @@
 package dialog
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -103,10 +104,13 @@ func (t *Turn) detach(in Interest, to SinkRef) {
 func (t *Turn) Persist(w Write) { t.persist(w) }
 
 func (t *Turn) persist(w Write) {
-	if t.sh.rt.opt.Durability != Memory {
+	if t.stores() {
 		t.writes = append(t.writes, w)
 	}
 }
+
+// stores tells whether writes are kept at all: making one of a row costs.
+func (t *Turn) stores() bool { return t.sh.rt.opt.Durability != Memory }
 
 // SetTimer calls the component's Timer with id (56 bits) at or soon after at.
 func (t *Turn) SetTimer(component uint8, id uint64, at time.Time) sip.Timer {
@@ -145,7 +149,9 @@ type Request struct {
 	Resource string // canonical key of the Request-URI
 	Package  *Package
 	Watcher  Identity // who sent it
+	in       incoming
 	kept     bool
+	asked    bool // who sent it was looked up
 }
 
 // Keep holds the message until Reply, for an answer that comes in a later turn.
@@ -153,7 +159,7 @@ func (r *Request) Keep() { r.kept = true }
 
 // Reply answers a request outside a dialog. headers are name, value pairs.
 func (t *Turn) Reply(r *Request, status int, reason string, headers ...string) {
-	t.reply(r.Msg, r.Tx, status, reason, newTag(), headers...)
+	t.reply(r.Msg, r.Tx, status, reason, t.newTag(), headers...)
 	if r.kept {
 		r.Msg.Release()
 	}
@@ -171,12 +177,19 @@ func (t *Turn) reply(m *sip.Message, tx sip.ServerID, status int, reason, tag st
 	if reason == "" {
 		reason = sip.ReasonPhrase(status)
 	}
-	b := sip.AppendResponse(make([]byte, 0, 512), m, status, reason, tag)
+	b := sip.AppendResponse(t.sh.headBuf[:0], m, status, reason, tag)
 	for i := 0; i+1 < len(headers); i += 2 {
 		b = sip.AppendHeader(b, headers[i], headers[i+1])
 	}
-	b = sip.AppendBody(b, "", nil)
-	t.sends = append(t.sends, send{server: tx, b: b})
+	t.respond(tx, sip.AppendBody(b, "", nil))
+}
+
+// respond sends the response in b, which is the shard's buffer.
+func (t *Turn) respond(tx sip.ServerID, b []byte) {
+	t.sh.headBuf = b[:0]
+	resp := bytes.Clone(b) // exactly as long: it is kept for timer J
+	t.sh.tx.Answered(tx, resp)
+	t.sends = append(t.sends, send{server: tx, head: resp})
 }
 
 // refuse turns an Error into a response and one log line.
@@ -186,7 +199,7 @@ func (sh *shard) refuse(t *Turn, m *sip.Message, tx sip.ServerID, err *Error) {
 	if err.RetryAfter > 0 {
 		headers = append(headers[:len(headers):len(headers)], "Retry-After", seconds(err.RetryAfter))
 	}
-	t.reply(m, tx, err.Status, err.Reason, newTag(), headers...)
+	t.reply(m, tx, err.Status, err.Reason, t.newTag(), headers...)
 	rt.stats.Rejected.Add(1)
 	if n, ok := rt.limit.Allow(t.Now); ok {
 		reason := err.Reason
@@ -233,18 +246,35 @@ const (
 	tagSize = 14
 )
 
-func newID(shard uint8) uint64 {
-	var b [8]byte
-	rand.Read(b[:])
-	return uint64(shard)<<48 | binary.BigEndian.Uint64(b[:])>>16
+func (sh *shard) newID() uint64 {
+	return uint64(sh.id)<<48 | binary.BigEndian.Uint64(sh.random.next(8))>>16
+}
+
+// randomSource asks the kernel once for many numbers.
+type randomSource struct {
+	buf  [256]byte
+	left []byte
+}
+
+// next gives n random bytes, which are valid until the next call.
+func (r *randomSource) next(n int) []byte {
+	if len(r.left) < n {
+		r.left = r.buf[:]
+		rand.Read(r.left)
+	}
+	b := r.left[:n]
+	r.left = r.left[n:]
+	return b
 }
 
 func tagShard(id uint64) uint8 { return uint8(id >> 48) }
 
-func formatTag(id uint64) string {
+func formatTag(id uint64) string { return string(appendTag(nil, id)) }
+
+func appendTag(dst []byte, id uint64) []byte {
 	var b [8]byte
 	binary.BigEndian.PutUint64(b[:], id<<8)
-	return hex.EncodeToString(b[:7])
+	return hex.AppendEncode(dst, b[:7])
 }
 
 func parseTag(tag []byte) (uint64, bool) {
@@ -259,8 +289,4 @@ func parseTag(tag []byte) (uint64, bool) {
 }
 
 // newTag is a tag of no dialog. Its length differs from a dialog's.
-func newTag() string {
-	var b [6]byte
-	rand.Read(b[:])
-	return hex.EncodeToString(b[:])
-}
+func (t *Turn) newTag() string { return hex.EncodeToString(t.sh.random.next(6)) }

@@ -192,16 +192,16 @@ func TestAsync(t *testing.T) {
 
 func TestTags(t *testing.T) {
 	seen := map[uint64]bool{}
-	for shard := range 256 {
-		id := newID(uint8(shard))
+	for i := range 256 {
+		id := (&shard{id: uint8(i)}).newID()
 		tag := formatTag(id)
 		got, ok := parseTag([]byte(tag))
-		if !ok || got != id || tagShard(id) != uint8(shard) || len(tag) != tagSize || seen[id] {
-			t.Errorf("shard %d: %x as %s became %x, shard %d", shard, id, tag, got, tagShard(id))
+		if !ok || got != id || tagShard(id) != uint8(i) || len(tag) != tagSize || seen[id] {
+			t.Errorf("shard %d: %x as %s became %x, shard %d", i, id, tag, got, tagShard(id))
 		}
 		seen[id] = true
 	}
-	for _, bad := range []string{"", "0011223344556", "001122334455667", "0011223344556g", newTag()} {
+	for _, bad := range []string{"", "0011223344556", "001122334455667", "0011223344556g", (&Turn{sh: &shard{}}).newTag()} {
 		if _, ok := parseTag([]byte(bad)); ok {
 			t.Errorf("%q is taken for ours", bad)
 		}

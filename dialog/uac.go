@@ -50,7 +50,10 @@ type remote struct {
 	cseq    uint32
 	peerSeq uint32
 	flow    sip.Flow
-	found   bool // flow is where the SUBSCRIBE goes
+	others  []sip.Flow // where else the name of the next hop led
+	found   bool       // flow is where the SUBSCRIBE goes
+	widened bool       // the SUBSCRIBE in flight is too large for UDP and went to TCP
+	pleas   uint8      // credentials sent in a row without a 2xx
 	timer   sip.Timer
 	doc     *Document // of the NOTIFY being handled
 	state   SubState
@@ -59,7 +62,7 @@ type remote struct {
 // Subscribe opens a remote subscription and returns its number.
 func (t *Turn) Subscribe(p SubscribeTo) uint64 {
 	sh := t.sh
-	r := &remote{id: newID(sh.id), p: p, callID: newTag() + newTag() + "@rollcall", target: p.URI}
+	r := &remote{id: sh.newID(), p: p, callID: t.newTag() + t.newTag() + "@rollcall", target: p.URI}
 	r.m.want = p.Expires
 	sh.uacs[r.id] = r
 	sh.rt.stats.Remote.Add(1)
@@ -142,13 +145,27 @@ func (sh *shard) sendSubscribe(t *Turn, r *remote, expires time.Duration) {
 			sh.seekHop(t, r, expires, err)
 			return
 		}
-		r.flow = flow
+		r.flow, r.others = flow, nil
 	}
 	r.found = false
-	client := sh.tx.Open(uint64(subscriberComponent)<<56 | r.id)
+	user := uint64(subscriberComponent)<<56 | r.id
+	client := sh.tx.Open(user)
 	r.cseq++
-	b, route := appendStart(make([]byte, 0, 768), "SUBSCRIBE", r.target, r.routes)
-	b = sh.appendVia(b, r.flow, client)
+	flow := r.flow
+	b := sh.appendSubscribe(make([]byte, 0, 768), r, flow, client, expires)
+	r.widened = false
+	if len(b) > largeRequest && flow.Proto == sip.UDP {
+		if wide, ok := sh.widen(flow); ok {
+			r.widened, flow = true, wide
+			b = sh.appendSubscribe(b[:0], r, flow, client, expires)
+		}
+	}
+	t.sends = append(t.sends, send{client: client, user: user, flow: flow, head: b})
+}
+
+func (sh *shard) appendSubscribe(b []byte, r *remote, flow sip.Flow, client sip.ClientID, expires time.Duration) []byte {
+	b, route := appendStart(b, "SUBSCRIBE", r.target, r.routes)
+	b = sh.appendVia(b, flow, client)
 	if route != "" {
 		b = sip.AppendHeader(b, "Route", route)
 	}
@@ -158,19 +175,36 @@ func (sh *shard) sendSubscribe(t *Turn, r *remote, expires time.Duration) {
 	b = append(b, "CSeq: "...)
 	b = strconv.AppendUint(b, uint64(r.cseq), 10)
 	b = append(b, " SUBSCRIBE\r\n"...)
-	b = appendContact(b, contactFor(r.flow, isSIPS(r.target) || isSIPS(r.nextHop())))
+	b = appendContact(b, contactFor(flow, isSIPS(r.target) || isSIPS(r.nextHop())))
 	b = sip.AppendHeader(b, "Event", r.p.Event)
 	b = sip.AppendHeader(b, "Accept", r.p.Accept)
 	b = sip.AppendHeader(b, "Expires", seconds(expires))
 	b = sip.AppendHeader(b, "Allow", allow)
-	b = sip.AppendBody(b, "", nil)
-	t.sends = append(t.sends, send{client: client, user: uint64(subscriberComponent)<<56 | r.id, flow: r.flow, b: b})
+	if l := sh.rt.opt.Login; l != nil {
+		b = l.Append(b, r.nextHop(), "SUBSCRIBE", r.target)
+	}
+	return sip.AppendBody(b, "", nil)
+}
+
+// subscribeFailed is the end of a SUBSCRIBE without response; cause is set when
+// it did not leave.
+func (sh *shard) subscribeFailed(t *Turn, r *remote, status int, cause error) {
+	switch {
+	case cause != nil && r.widened: // the refusal is remembered: now over UDP
+		r.found = true
+	case sh.elsewhere(status, &r.flow, &r.others):
+		r.found = true
+	default:
+		sh.stepRemote(t, r, subscriberEvent{kind: suAnswer, status: status})
+		return
+	}
+	sh.stepRemote(t, r, subscriberEvent{kind: suAgain})
 }
 
 // seekHop resolves a name and then sends, or ends like a transport error.
 func (sh *shard) seekHop(t *Turn, r *remote, expires time.Duration, err error) {
 	id, next := r.id, r.nextHop()
-	var found sip.Flow
+	var found []sip.Flow
 	failed := func(t *Turn) {
 		if r := t.sh.uacs[id]; r != nil {
 			t.sh.stepRemote(t, r, subscriberEvent{kind: suAnswer, status: 503})
@@ -183,7 +217,7 @@ func (sh *shard) seekHop(t *Turn, r *remote, expires time.Duration, err error) {
 				failed(t)
 				return
 			}
-			r.flow, r.found = found, true
+			r.flow, r.others, r.found = found[0], found[1:], true
 			t.sh.sendSubscribe(t, r, expires)
 		}) {
 		return
@@ -199,6 +233,19 @@ func (sh *shard) subscribeAnswered(t *Turn, r *remote, m *sip.Message) {
 	}
 	if v, ok, err := m.Uint(sip.HdrMinExpires); ok && err == nil {
 		ev.minExpires = time.Duration(min(v, 86400)) * time.Second
+	}
+	switch {
+	case ev.status < 300:
+		r.pleas = 0
+	case (ev.status == 401 || ev.status == 407) && r.pleas < maxPleas && sh.challenged(r.nextHop(), m):
+		r.pleas++
+		r.found = true
+		sh.stepRemote(t, r, subscriberEvent{kind: suAgain})
+		return
+	case sh.elsewhere(ev.status, &r.flow, &r.others):
+		r.found = true
+		sh.stepRemote(t, r, subscriberEvent{kind: suAgain})
+		return
 	}
 	tag := string(m.To().Tag())
 	switch {
@@ -220,7 +267,7 @@ func (sh *shard) subscribeAnswered(t *Turn, r *remote, m *sip.Message) {
 
 func contactOr(m *sip.Message, old string) string {
 	if c, err := contactOf(m); err == nil {
-		return c
+		return string(c)
 	}
 	return old
 }
@@ -268,7 +315,7 @@ func (sh *shard) notifyReceived(t *Turn, rq *Request) *Error {
 	}
 	r.target = contactOr(m, r.target)
 	r.peerSeq, r.state = m.CSeq(), ev.state
-	t.reply(m, rq.Tx, 200, "", newTag())
+	t.reply(m, rq.Tx, 200, "", t.newTag())
 	sh.stepRemote(t, r, ev)
 	return nil
 }

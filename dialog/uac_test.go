@@ -386,9 +386,9 @@ func TestRemoteEnds(t *testing.T) {
 func TestRemoteNeverStarts(t *testing.T) {
 	lookup := func(f sip.Flow, err error) func(*Options) {
 		return func(o *Options) {
-			o.Resolve = func(context.Context, string) (sip.Flow, error) {
+			o.Resolve = func(context.Context, string) ([]sip.Flow, error) {
 				time.Sleep(time.Second)
-				return f, err
+				return []sip.Flow{f}, err
 			}
 		}
 	}

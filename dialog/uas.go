@@ -1,6 +1,7 @@
 package dialog
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/netip"
@@ -21,10 +22,13 @@ type subscription struct {
 	row     SubscriptionRow
 	uri     string // the resource as the watcher wrote it
 	flow    sip.Flow
-	direct  bool // NOTIFYs go to flow; otherwise by route set and remote target
-	found   bool // ... whose name led to flow
-	seeking bool // the next hop is being resolved
-	lists   bool // the watcher supports eventlist
+	others  []sip.Flow // where else the name of the next hop led
+	direct  bool       // NOTIFYs go to flow; otherwise by route set and remote target
+	found   bool       // ... whose name led to flow
+	seeking bool       // the next hop is being resolved
+	widened bool       // the NOTIFY in flight is too large for UDP and went to TCP
+	pleas   uint8      // credentials sent in a row without a 2xx
+	lists   bool       // the watcher supports eventlist
 	stored  bool
 	dirty   bool
 	waiting bool // a NOTIFY was sent and has no answer yet
@@ -45,7 +49,8 @@ const allow = "SUBSCRIBE, NOTIFY, PUBLISH, OPTIONS"
 func known(m sip.Method) bool { return m != sip.MethodUnknown }
 
 // message handles one message from the network.
-func (sh *shard) message(t *Turn, m *sip.Message) {
+func (sh *shard) message(t *Turn, in *incoming) {
+	m := in.m
 	if !m.IsRequest() {
 		sh.response(t, m)
 		m.Release()
@@ -55,21 +60,59 @@ func (sh *shard) message(t *Turn, m *sip.Message) {
 		m.Release()
 		return
 	}
-	tx, fresh := sh.tx.Receive(m)
-	if !fresh {
+	tx, arrival := sh.tx.Receive(t.Now, m)
+	if arrival == sip.Repeat {
 		m.Release()
 		return
 	}
 	sh.rt.stats.Requests[int(m.Method())%len(sh.rt.stats.Requests)].Add(1)
-	r := &Request{Msg: m, Tx: tx}
+	r := &Request{Msg: m, Tx: tx, in: *in}
+	switch {
+	case arrival == sip.Merged:
+		sh.refuse(t, m, tx, Refuse(482, "Merged Request"))
+		m.Release()
+	case !m.At.IsZero() && t.Now.Sub(m.At) > maxWait && isNewWork(m):
+		sh.rt.stats.Overload.Add(1)
+		sh.refuse(t, m, tx, &Error{Status: 503, Reason: "Waited Too Long", RetryAfter: 10 * time.Second})
+		m.Release()
+	default:
+		sh.handle(t, r)
+	}
+}
+
+// handle works on a request, at once or again after what it waited for.
+func (sh *shard) handle(t *Turn, r *Request) {
+	r.kept = false
 	sh.handling = r
 	if err := sh.request(t, r); err != nil {
-		sh.refuse(t, m, tx, err)
+		sh.refuse(t, r.Msg, r.Tx, err)
 	}
 	sh.handling = nil
 	if !r.kept {
-		m.Release()
+		r.Msg.Release()
+	} else {
+		sh.tx.Keep(r.Tx, r.Msg)
 	}
+}
+
+// identify finds out who sent a request. When that takes a look-up, the request
+// waits for it and later is false.
+func (sh *shard) identify(t *Turn, r *Request) (now bool, err *Error) {
+	id, fetch, err := sh.rt.opt.Identify(r.Msg, t.Now)
+	if fetch == nil {
+		r.Watcher = id
+		return true, err
+	}
+	if r.asked {
+		return true, &Error{Status: 503, Reason: "Users Not Readable", RetryAfter: 10 * time.Second}
+	}
+	r.asked = true
+	if !t.Async(fetch, func(t *Turn) { t.sh.handle(t, r) }) {
+		sh.rt.stats.Overload.Add(1)
+		return true, &Error{Status: 503, Reason: "Too Many Look-Ups", RetryAfter: 10 * time.Second}
+	}
+	r.Keep()
+	return false, nil
 }
 
 // crashed answers the request whose handling panicked, if there is one. Who
@@ -78,7 +121,7 @@ func (sh *shard) crashed(t *Turn) {
 	r := sh.handling
 	sh.handling = nil
 	if r != nil && !slices.ContainsFunc(t.sends, func(s send) bool { return s.server == r.Tx }) {
-		t.reply(r.Msg, r.Tx, 500, "", newTag())
+		t.reply(r.Msg, r.Tx, 500, "", t.newTag())
 	}
 }
 
@@ -87,12 +130,14 @@ func (sh *shard) request(t *Turn, r *Request) *Error {
 	m, rt := r.Msg, sh.rt
 	switch m.Method() {
 	case sip.SUBSCRIBE, sip.PUBLISH:
-		var err *Error
-		if r.Watcher, err = rt.opt.Identify(m); err != nil {
+		if now, err := sh.identify(t, r); !now || err != nil {
 			return err
 		}
 	case sip.NOTIFY:
 	case sip.OPTIONS:
+		if _, _, err := rt.opt.Key(m.RequestURI()); errors.Is(err, sip.ErrScheme) {
+			return &Error{Status: 416, Err: err}
+		}
 		if err := unknownExtensions(m); err != nil {
 			return err
 		}
@@ -119,7 +164,10 @@ func (sh *shard) request(t *Turn, r *Request) *Error {
 	}
 	within := m.Method() == sip.SUBSCRIBE && len(m.To().Tag()) > 0
 	if !within {
-		key, local, kerr := rt.opt.Key(m.RequestURI())
+		if !r.in.keyed { // it names a dialog that it is not in
+			r.in.key, r.in.local, r.in.err = rt.opt.Key(m.RequestURI())
+		}
+		key, local, kerr := r.in.key, r.in.local, r.in.err
 		switch {
 		case errors.Is(kerr, sip.ErrScheme):
 			return &Error{Status: 416, Err: kerr}
@@ -235,22 +283,32 @@ func (sh *shard) subscribe(t *Turn, r *Request) *Error {
 	if err != nil {
 		return err
 	}
-	id := newID(sh.id)
+	id := sh.newID()
 	_, eventID, _ := m.Event()
 	s := &subscription{
-		id: id, pkg: r.Package, uri: string(m.RequestURI()),
+		id: id, pkg: r.Package,
 		row: SubscriptionRow{
-			ID: formatTag(id), Shard: sh.id, Event: r.Package.Name, EventID: string(eventID),
-			Resource: r.Resource, Watcher: r.Watcher.URI,
-			CallID: string(m.CallID()), LocalURI: string(m.To().URI), RemoteURI: string(m.From().URI),
-			RemoteTag: string(m.From().Tag()), RemoteTarget: target, RouteSet: joined(m, sip.HdrRecordRoute),
-			Accept: joined(m, sip.HdrAccept), UserAgent: clip(m.Header(sip.HdrUserAgent)),
+			Shard: sh.id, Event: r.Package.Name, Resource: r.Resource, Watcher: r.Watcher.URI,
 			RemoteCSeq: m.CSeq(), VersionOffset: 1, CreatedMS: t.Now.UnixMilli(),
 		},
 		lists: hasToken(m, sip.HdrSupported, "eventlist") || hasToken(m, sip.HdrRequire, "eventlist"),
 	}
+	p := packer{buf: sh.headBuf[:0]}
+	var tag [tagSize]byte
+	p.add(&s.row.ID, appendTag(tag[:0], id))
+	p.add(&s.uri, m.RequestURI())
+	p.add(&s.row.EventID, eventID)
+	p.add(&s.row.CallID, m.CallID())
+	p.add(&s.row.LocalURI, m.To().URI)
+	p.add(&s.row.RemoteURI, m.From().URI)
+	p.add(&s.row.RemoteTag, m.From().Tag())
+	p.add(&s.row.RemoteTarget, target)
+	p.join(&s.row.RouteSet, m, sip.HdrRecordRoute)
+	p.join(&s.row.Accept, m, sip.HdrAccept)
+	p.add(&s.row.UserAgent, []byte(clip(m.Header(sip.HdrUserAgent))))
+	sh.headBuf = p.pack()
 	s.n.interval = r.Package.MinInterval
-	s.setFlow(m)
+	sh.setFlow(s, m)
 	sh.subs[id] = s
 	sh.rt.stats.Subscriptions.Add(1)
 	s.await(r, granted)
@@ -294,40 +352,78 @@ func (sh *shard) resubscribe(t *Turn, r *Request) *Error {
 		if err != nil {
 			return err
 		}
-		s.row.RemoteTarget = target
+		if s.row.RemoteTarget != string(target) {
+			s.row.RemoteTarget = string(target)
+		}
 	}
 	s.row.RemoteCSeq = m.CSeq()
-	s.setFlow(m)
+	sh.setFlow(s, m)
 	s.await(r, granted)
 	sh.step(t, s, notifierEvent{kind: evSubscribe, expires: granted})
 	return nil
 }
 
-func contactOf(m *sip.Message) (string, *Error) {
+// packer copies parts of a message into one string: a dialog keeps a dozen.
+type packer struct {
+	buf []byte
+	n   int
+	to  [12]*string
+	end [12]int
+}
+
+func (p *packer) add(to *string, v []byte) {
+	p.buf = append(p.buf, v...)
+	p.mark(to)
+}
+
+// join adds the values of a field, as joined does.
+func (p *packer) join(to *string, m *sip.Message, h sip.HeaderID) {
+	p.buf = appendJoined(p.buf, m, h)
+	p.mark(to)
+}
+
+func (p *packer) mark(to *string) {
+	p.to[p.n], p.end[p.n] = to, len(p.buf)
+	p.n++
+}
+
+// pack sets the strings and gives the buffer back.
+func (p *packer) pack() []byte {
+	all, start := string(p.buf), 0
+	for i := range p.n {
+		*p.to[i] = all[start:p.end[i]]
+		start = p.end[i]
+	}
+	return p.buf[:0]
+}
+
+func contactOf(m *sip.Message) ([]byte, *Error) {
 	for v := range m.Values(sip.HdrContact) {
 		n, err := sip.ParseNameAddr(v)
 		if err != nil {
-			return "", &Error{Status: 400, Reason: "Bad Contact", Err: err}
+			return nil, &Error{Status: 400, Reason: "Bad Contact", Err: err}
 		}
 		u, err := sip.ParseURI(string(n.URI))
 		if err != nil || u.Scheme != "sip" && u.Scheme != "sips" {
-			return "", &Error{Status: 400, Reason: "Bad Contact", Err: err}
+			return nil, &Error{Status: 400, Reason: "Bad Contact", Err: err}
 		}
-		return string(n.URI), nil
+		return n.URI, nil
 	}
-	return "", Refuse(400, "Contact Missing")
+	return nil, Refuse(400, "Contact Missing")
 }
 
-func joined(m *sip.Message, h sip.HeaderID) string {
-	var b strings.Builder
+func appendJoined(b []byte, m *sip.Message, h sip.HeaderID) []byte {
+	start := len(b)
 	for v := range m.Headers(h) {
-		if b.Len() > 0 {
-			b.WriteString(", ")
+		if len(b) > start {
+			b = append(b, ", "...)
 		}
-		b.Write(v)
+		b = append(b, v...)
 	}
-	return b.String()
+	return b
 }
+
+func joined(m *sip.Message, h sip.HeaderID) string { return string(appendJoined(nil, m, h)) }
 
 func hasToken(m *sip.Message, h sip.HeaderID, token string) bool {
 	for v := range m.Values(h) {
@@ -343,8 +439,8 @@ func hasToken(m *sip.Message, h sip.HeaderID, token string) bool {
 // straight from a user agent that is behind its source address (it asked for
 // rport, or sent from its sent-by port), which works through NAT; otherwise
 // along the route set to the remote target (RFC 3261 section 12.2.1.1).
-func (s *subscription) setFlow(m *sip.Message) {
-	s.flow, s.direct, s.found = m.Flow, true, false
+func (sh *shard) setFlow(s *subscription, m *sip.Message) {
+	s.flow, s.others, s.direct, s.found = m.Flow, nil, true, false
 	vias := 0
 	for range m.Values(sip.HdrVia) {
 		vias++
@@ -357,11 +453,21 @@ func (s *subscription) setFlow(m *sip.Message) {
 		}
 		s.direct = s.row.RouteSet == "" && vias == 1 && (v.HasRPort || port == m.Flow.Remote.Port())
 	}
-	s.row.Flow = ""
-	if s.direct {
-		s.row.Flow = m.Flow.Proto.String() + " " + m.Flow.Local.String() + " " + m.Flow.Remote.String()
+	if sh.contact == "" || sh.contactAt != m.Flow.Local || sh.contactProto != m.Flow.Proto {
+		sh.contactAt, sh.contactProto, sh.contact = m.Flow.Local, m.Flow.Proto, contactFor(m.Flow, false)
 	}
-	s.row.LocalContact = contactFor(m.Flow, isSIPS(string(m.RequestURI())) || isSIPS(s.nextHop()))
+	s.row.LocalContact = sh.contact
+	if isSIPS(string(m.RequestURI())) || isSIPS(s.nextHop()) {
+		s.row.LocalContact = contactFor(m.Flow, true)
+	}
+}
+
+// storedFlow is a direct flow as a row keeps it.
+func (s *subscription) storedFlow() string {
+	if !s.direct {
+		return ""
+	}
+	return s.flow.Proto.String() + " " + s.flow.Local.String() + " " + s.flow.Remote.String()
 }
 
 // contactFor is our Contact on a flow; secure asks for a sips URI where the
@@ -386,15 +492,27 @@ func contactFor(f sip.Flow, secure bool) string {
 
 func isSIPS(uri string) bool { return len(uri) > 5 && strings.EqualFold(uri[:5], "sips:") }
 
-// parseFlow reads a stored flow. Only datagram flows survive a restart.
+// goneConn is a connection number that no connection has any more.
+const goneConn = 1<<32 - 1
+
+// parseFlow reads a stored flow. A connection does not survive a restart: its
+// flow leads nowhere.
 func parseFlow(s string) (f sip.Flow, ok bool) {
 	part := strings.Fields(s)
-	if len(part) != 3 || part[0] != "UDP" {
+	if len(part) != 3 {
 		return f, false
 	}
 	var err1, err2 error
 	f.Local, err1 = netip.ParseAddrPort(part[1])
 	f.Remote, err2 = netip.ParseAddrPort(part[2])
+	for f.Proto = sip.UDP; f.Proto.String() != part[0]; f.Proto++ {
+		if f.Proto > sip.WSS {
+			return f, false
+		}
+	}
+	if f.Proto.Reliable() {
+		f.Conn = goneConn
+	}
 	return f, err1 == nil && err2 == nil
 }
 
@@ -437,7 +555,10 @@ func (sh *shard) effect(t *Turn, s *subscription, fx *notifierEffect) {
 		s.row.ExpiresMS = s.n.expires.UnixMilli()
 		s.row.CSeqCeiling, s.row.VersionOffset = s.n.ceiling, s.n.offset
 		s.stored = true
-		t.persist(PutSubscription{Row: s.row})
+		if t.stores() {
+			s.row.Flow = s.storedFlow()
+			t.persist(PutSubscription{Row: s.row})
+		}
 	case fxForget:
 		if s.stored {
 			s.stored = false
@@ -501,7 +622,7 @@ func (sh *shard) answerSubscribe(t *Turn, s *subscription, err *Error) {
 		sh.refuse(t, m, s.tx, err)
 		return
 	}
-	b := sip.AppendResponse(make([]byte, 0, 640), m, 200, "OK", s.row.ID)
+	b := sip.AppendResponse(sh.headBuf[:0], m, 200, "OK", s.row.ID)
 	for v := range m.Headers(sip.HdrRecordRoute) {
 		b = sip.AppendHeader(b, "Record-Route", string(v))
 	}
@@ -511,8 +632,7 @@ func (sh *shard) answerSubscribe(t *Turn, s *subscription, err *Error) {
 		b = append(b, "Require: eventlist\r\n"...)
 	}
 	b = sip.AppendHeader(b, "Allow-Events", sh.rt.opt.Packages.AllowEvents())
-	b = sip.AppendBody(b, "", nil)
-	t.sends = append(t.sends, send{server: s.tx, b: b})
+	t.respond(s.tx, sip.AppendBody(b, "", nil))
 }
 
 func appendContact(b []byte, uri string) []byte {
@@ -561,10 +681,51 @@ func (sh *shard) notify(t *Turn, s *subscription, full bool) {
 		return
 	}
 	body, ctype := sh.render(t, s, full)
-	client := sh.tx.Open(uint64(notifierComponent)<<56 | s.id)
-	b := sip.AppendBody(sh.appendNotify(make([]byte, 0, 1024), t, s, flow, client), ctype, body)
+	user := uint64(notifierComponent)<<56 | s.id
+	client := sh.tx.Open(user)
+	write := func() {
+		sh.headBuf = sip.AppendBodyHead(sh.appendNotify(sh.headBuf[:0], t, s, flow, client), ctype, len(body))
+	}
+	write()
+	s.widened = false
+	if len(sh.headBuf)+len(body) > largeRequest && flow.Proto == sip.UDP && (!s.direct || s.openTo(flow)) {
+		if wide, ok := sh.widen(flow); ok {
+			s.widened, flow = true, wide
+			write()
+		}
+	}
 	sh.rt.stats.Notifies.Add(1)
-	t.sends = append(t.sends, send{client: client, user: uint64(notifierComponent)<<56 | s.id, flow: flow, b: b})
+	t.sends = append(t.sends, send{client: client, user: user, flow: flow, head: bytes.Clone(sh.headBuf), body: body})
+}
+
+// largeRequest is the size in bytes beyond which a request goes over TCP if the
+// next hop takes it (RFC 3261 section 18.1.1, CORE-18).
+const largeRequest = 1300
+
+// widen gives the TCP flow to where a UDP flow leads. It is false when that is
+// known to be in vain.
+func (sh *shard) widen(f sip.Flow) (sip.Flow, bool) {
+	if sh.rt.opt.StreamFlow == nil {
+		return f, false
+	}
+	return sh.rt.opt.StreamFlow(f)
+}
+
+// openTo tells whether the watcher's Contact is the address its SUBSCRIBE came
+// from: nothing between us translates addresses, so a new connection to the
+// Contact reaches this watcher and nobody else.
+func (s *subscription) openTo(f sip.Flow) bool {
+	proto, addr, err := sip.LiteralHop(s.row.RemoteTarget)
+	if err != nil || addr.Addr() != f.Remote.Addr() {
+		return false
+	}
+	switch f.Proto {
+	case sip.UDP:
+		return addr.Port() == f.Remote.Port()
+	case sip.TCP:
+		return proto == sip.TCP || proto == sip.UDP
+	}
+	return false
 }
 
 // hop is where the NOTIFY goes. When the name of the next hop must be looked
@@ -585,7 +746,7 @@ func (sh *shard) hop(t *Turn, s *subscription) (sip.Flow, bool) {
 	if !s.seeking {
 		s.seeking = true
 		id := s.id
-		var found sip.Flow
+		var found []sip.Flow
 		var ferr error
 		ok := t.Async(func(ctx context.Context) { found, ferr = sh.rt.opt.Resolve(ctx, next) }, func(t *Turn) {
 			s := t.sh.subs[id]
@@ -597,7 +758,7 @@ func (sh *shard) hop(t *Turn, s *subscription) (sip.Flow, bool) {
 			case s.direct || s.nextHop() != next: // a SUBSCRIBE came in between
 				ferr = nil
 			case ferr == nil:
-				s.flow, s.found = found, true // until the next SUBSCRIBE or failure
+				s.flow, s.others, s.found = found[0], found[1:], true // until the next SUBSCRIBE or failure
 			}
 			t.sh.notifyUnsent(t, s, ferr)
 		})
@@ -749,22 +910,27 @@ func (sh *shard) appendNotify(b []byte, t *Turn, s *subscription, flow sip.Flow,
 	if s.isList() {
 		b = append(b, "Require: eventlist\r\n"...)
 	}
+	if l := sh.rt.opt.Login; l != nil {
+		b = l.Append(b, s.nextHop(), "NOTIFY", row.RemoteTarget)
+	}
 	return b
 }
 
-// render gives the body of the NOTIFY that is about to be sent. It is valid
-// until the next call.
+// render gives the body of the NOTIFY that is about to be sent. It does not
+// change any more: the transaction keeps it.
 func (sh *shard) render(t *Turn, s *subscription, full bool) (body []byte, contentType string) {
 	state := s.n.state()
 	if s.content == nil || !s.isList() && state == Terminated && s.n.reason != Timeout {
 		return nil, ""
 	}
-	body, contentType = s.content.Render(sh.bodyBuf[:0], View{Version: s.n.cseq - s.n.offset, Full: full, State: state, Now: t.Now})
-	sh.bodyBuf = body[:0]
-	if cap(sh.bodyBuf) > 1<<20 {
+	if d, ok := s.content.(*Document); ok {
+		return d.Body, d.Type
+	}
+	b, contentType := s.content.Render(sh.bodyBuf[:0], View{Version: s.n.cseq - s.n.offset, Full: full, State: state, Now: t.Now})
+	if sh.bodyBuf = b[:0]; cap(b) > 1<<20 {
 		sh.bodyBuf = nil
 	}
-	return body, contentType
+	return bytes.Clone(b), contentType
 }
 
 func appendAddr(b []byte, name, uri, tag string) []byte {
@@ -788,7 +954,7 @@ func (sh *shard) response(t *Turn, m *sip.Message) {
 	switch uint8(out.User >> 56) {
 	case notifierComponent:
 		if s := sh.subs[id]; s != nil {
-			sh.notifyAnswered(t, s, out.Status, retryAfter(m))
+			sh.notifyAnswered(t, s, out.Status, m)
 		}
 	case subscriberComponent:
 		if r := sh.uacs[id]; r != nil {
@@ -807,30 +973,77 @@ func retryAfter(m *sip.Message) time.Duration {
 	return time.Duration(sec) * time.Second
 }
 
-// notifyAnswered tells the machine how its NOTIFY ended.
-func (sh *shard) notifyAnswered(t *Turn, s *subscription, status int, wait time.Duration) {
+// notifyAnswered tells the machine how its NOTIFY ended. m is nil when there was
+// no response.
+func (sh *shard) notifyAnswered(t *Turn, s *subscription, status int, m *sip.Message) {
 	s.waiting = false
-	if status < 300 {
+	ev := notifierEvent{kind: evAnswer, status: status}
+	switch {
+	case status < 300:
 		sh.rt.stats.NotifyOK.Add(1)
-	} else {
+		s.pleas = 0
+	case m != nil && (status == 401 || status == 407) && s.pleas < maxPleas && sh.challenged(s.nextHop(), m):
+		s.pleas++
+		ev.kind = evAgain
+	case s.found && sh.elsewhere(status, &s.flow, &s.others):
+		ev.kind = evAgain
+	default:
 		sh.notifyFailed(t, s, status, nil)
 		s.found = false // look again (RFC 3263 section 4.3)
+		if m != nil {
+			ev.retryAfter = retryAfter(m)
+		}
 	}
-	sh.step(t, s, notifierEvent{kind: evAnswer, status: status, retryAfter: wait})
+	sh.step(t, s, ev)
+}
+
+// maxPleas bounds the attempts with credentials in a row.
+const maxPleas = 3
+
+// challenged takes a 401 or 407 and tells whether to try again with
+// credentials (RFC 3261 section 22.2).
+func (sh *shard) challenged(hop string, m *sip.Message) bool {
+	return sh.rt.opt.Login != nil && sh.rt.opt.Login.Challenged(hop, m)
+}
+
+// elsewhere moves on to the next target of a name after 503, a transport error
+// or timer F (DNS-02).
+func (sh *shard) elsewhere(status int, flow *sip.Flow, others *[]sip.Flow) bool {
+	if status != 503 && status != 408 {
+		return false
+	}
+	if sh.rt.opt.Unreachable != nil {
+		sh.rt.opt.Unreachable(*flow)
+	}
+	if len(*others) == 0 {
+		return false
+	}
+	*flow, *others = (*others)[0], (*others)[1:]
+	return true
 }
 
 // notifyUnsent tells the machine that its NOTIFY did not leave. nil means that
-// the way is known now. When a connection is gone, the remote target may still
-// be reachable.
+// the way is known now. A NOTIFY of a connection goes over no other, but to a
+// watcher that can be reached at its Contact.
 func (sh *shard) notifyUnsent(t *Turn, s *subscription, err error) {
 	s.waiting = false
-	if err != nil && s.direct && s.flow.Proto.Reliable() {
-		s.direct, s.row.Flow = false, ""
+	ev := notifierEvent{kind: evUnsent}
+	switch {
+	case err == nil:
+	case s.widened: // the refusal is remembered: now over UDP
+		err = nil
+	case s.direct && s.flow.Proto.Reliable() && s.openTo(s.flow):
+		s.direct = false
+		err = nil
+	case s.direct && s.flow.Proto.Reliable():
+		sh.notifyFailed(t, s, 503, err)
+		sh.step(t, s, notifierEvent{kind: evLost})
+		return
+	case s.found && sh.elsewhere(503, &s.flow, &s.others):
 		err = nil
 	}
-	s.found = s.found && err == nil
-	ev := notifierEvent{kind: evUnsent}
 	if err != nil {
+		s.found = false
 		sh.notifyFailed(t, s, 503, err)
 		ev.err = &Error{Status: 503, Err: err}
 	}

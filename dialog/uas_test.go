@@ -151,6 +151,7 @@ func TestRefusals(t *testing.T) {
 		{name: "CORE-01 an unknown method: 501", line: "FETCH " + alice, status: 501},
 		{name: "CORE-01 the method comes before Require", line: "MESSAGE " + alice, headers: []string{"Require: x"}, status: 405},
 		{name: "CORE-02 a scheme we do not know: 416", line: "SUBSCRIBE http://example.com/", status: 416},
+		{name: "CORE-02 in OPTIONS, too", line: "OPTIONS http://example.com/", headers: []string{"Require: x"}, status: 416},
 		{name: "CORE-02 no URI: 400", line: "SUBSCRIBE sip:alice@@example.com", status: 400},
 		{name: "CORE-04 Require: 420 with exactly the unknown tags", headers: []string{"Require: 100rel, eventlist, x"}, status: 420, field: sip.HdrUnsupported, want: "100rel, x"},
 		{name: "CORE-04 in OPTIONS, too", line: "OPTIONS " + alice, headers: []string{"Require: x"}, status: 420, field: sip.HdrUnsupported, want: "x"},
@@ -809,13 +810,13 @@ func TestNotifyRoute(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				net := newNet(t)
 				r := newRig(t, net, serverAddr, func(o *Options) {
-					o.Resolve = func(_ context.Context, uri string) (sip.Flow, error) {
+					o.Resolve = func(_ context.Context, uri string) ([]sip.Flow, error) {
 						time.Sleep(300 * time.Millisecond)
 						f, ok := c.resolve[uri]
 						if !ok {
-							return f, errors.New("no such host")
+							return nil, errors.New("no such host")
 						}
-						return f, nil
+						return []sip.Flow{f}, nil
 					}
 				})
 				p := newPhone(t, net, c.from)
@@ -846,86 +847,115 @@ func TestNotifyRoute(t *testing.T) {
 	}
 }
 
-// The SUBSCRIBE of a connection is answered and notified on that connection.
-// When it is gone the remote target may be reachable; one that is not is tried
-// less and less often, and is no reason to be busy.
+// The SUBSCRIBE of a connection is answered and notified on that connection and
+// on no other. When it is gone, only a Contact at the very address that the
+// SUBSCRIBE came from is tried, less and less often; for anybody else the state
+// waits for a SUBSCRIBE on a new connection, and not for ever (WS-01).
 func TestConnectionGone(t *testing.T) {
-	there := func(context.Context, string) (sip.Flow, error) {
-		return sip.Flow{Proto: sip.TCP, Local: serverAddr, Remote: netip.MustParseAddrPort("192.0.2.1:5071")}, nil
-	}
-	nowhere := func(context.Context, string) (sip.Flow, error) { return sip.Flow{}, errors.New("no such host") }
+	contactFlow := sip.Flow{Proto: sip.TCP, Local: serverAddr, Remote: netip.MustParseAddrPort("192.0.2.1:5071")}
 	for _, c := range []struct {
 		name, contact string
-		resolve       func(context.Context, string) (sip.Flow, error)
+		proto         sip.Proto
+		fallback      bool
 		later         bool // the transport finds out later that it cannot send
+		back          bool // the watcher comes back in time
 	}{
-		{name: "an address", contact: "sip:phone@192.0.2.1:5071;transport=tcp"},
-		{name: "an address, connection refused", contact: "sip:phone@192.0.2.1:5071;transport=tcp", later: true},
-		{name: "DNS-02 a name is looked up each time", contact: "sip:phone@client.example.org;transport=tcp", resolve: there},
-		{name: "DNS-02 a name, connection refused", contact: "sip:phone@client.example.org;transport=tcp", resolve: there, later: true},
-		{name: "a name that is not found", contact: "sip:phone@client.example.org;transport=tcp", resolve: nowhere},
-		{name: "a transport we do not have", contact: "sip:phone@192.0.2.1;transport=ws"},
+		{name: "the same address", contact: "sip:phone@192.0.2.1:5071;transport=tcp", proto: sip.TCP, fallback: true},
+		{name: "the same address, connection refused", contact: "sip:phone@192.0.2.1:5071;transport=tcp", proto: sip.TCP, fallback: true, later: true},
+		{name: "behind NAT", contact: "sip:phone@10.0.0.5:5071;transport=tcp", proto: sip.TCP},
+		{name: "behind NAT, back in time", contact: "sip:phone@10.0.0.5:5071;transport=tcp", proto: sip.TCP, back: true},
+		{name: "a name", contact: "sip:phone@client.example.org;transport=tcp", proto: sip.TCP},
+		{name: "WS-01 a browser", contact: "sip:phone@df7jal23ls0d.invalid;transport=ws", proto: sip.WSS},
+		{name: "WS-01 a browser that reconnects", contact: "sip:phone@df7jal23ls0d.invalid;transport=ws", proto: sip.WSS, back: true},
+		{name: "TLS", contact: "sip:phone@192.0.2.1:5071;transport=tls", proto: sip.TLS},
 	} {
 		t.Run("OB-02 "+c.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				net := newNet(t)
-				resolved := 0
-				r := newRig(t, net, serverAddr, func(o *Options) {
-					if c.resolve != nil {
-						o.Resolve = func(ctx context.Context, uri string) (sip.Flow, error) {
-							resolved++
-							return c.resolve(ctx, uri)
-						}
+				r := newRig(t, newNet(t), serverAddr, func(o *Options) {
+					o.Resolve = func(_ context.Context, uri string) ([]sip.Flow, error) {
+						t.Errorf("%s was looked up", uri)
+						return nil, errors.New("no")
 					}
 				})
-				conn := sip.Flow{Proto: sip.TCP, Local: serverAddr, Remote: phoneAddr, Conn: 7}
+				conn := sip.Flow{Proto: c.proto, Local: serverAddr, Remote: phoneAddr, Conn: 7}
+				live := conn
 				var notifies []*sip.Message
-				gone := false
 				var tries []time.Duration
 				start := time.Now()
 				r.wire.next = senderFunc(func(f sip.Flow, b []byte, token uint64) error {
 					m := parse(t, b)
-					if !m.IsRequest() {
+					switch {
+					case !m.IsRequest():
 						return nil
-					}
-					if f != conn || gone {
+					case f == live:
+						notifies = append(notifies, m)
+						return nil
+					case f == contactFlow && c.fallback:
 						tries = append(tries, time.Since(start))
-						if f != conn && c.later {
-							r.Failed(sip.ClientID(token))
-							return nil
+						if c.later {
+							r.Failed(sip.ClientID(token), sip.ErrFlowGone)
+							return errLater
 						}
-						return sip.ErrFlowGone
+					case f != conn:
+						t.Errorf("NOTIFY on %v", f)
 					}
-					notifies = append(notifies, m)
-					return nil
+					return sip.ErrFlowGone
 				})
-				m := sip.NewMessage()
-				calls++
 				p := &phone{t: t, addr: phoneAddr}
+				calls++
 				call := p.call(bob, alice)
-				if err := m.Parse([]byte(call.text("Contact: <"+c.contact+">", "Via: SIP/2.0/TCP 192.0.2.1:5071;branch=z9hG4bK1")), true); err != nil {
-					t.Fatal(err)
+				send := func(headers ...string) {
+					m := sip.NewMessage()
+					if err := m.Parse([]byte(call.text(append(headers, "Contact: <"+c.contact+">", "Via: SIP/2.0/"+c.proto.String()+" 192.0.2.1:5071;branch=z9hG4bK"+fmt.Sprint(call.cseq))...)), true); err != nil {
+						t.Fatal(err)
+					}
+					m.Flow = live
+					r.Receive(m)
+					settle()
 				}
-				m.Flow = conn
-				r.Receive(m)
-				settle()
+				confirm := func() {
+					ok := sip.NewMessage()
+					if err := ok.Parse(sip.AppendBody(sip.AppendResponse(nil, notifies[len(notifies)-1], 200, "", ""), "", nil), true); err != nil {
+						t.Fatal(err)
+					}
+					r.Receive(ok)
+					settle()
+				}
+				send()
 				if len(notifies) != 1 {
 					t.Fatalf("%d NOTIFYs on the connection", len(notifies))
 				}
-				wantHeader(t, notifies[0], sip.HdrContact, "<sip:192.0.2.9:5060;transport=tcp>")
-				gone = true
-				ok := sip.NewMessage()
-				if err := ok.Parse(sip.AppendBody(sip.AppendResponse(nil, notifies[0], 200, "", ""), "", nil), true); err != nil {
-					t.Fatal(err)
-				}
-				r.Receive(ok)
-				settle()
+				confirm()
+				call.toTag = string(notifies[0].From().Tag())
+				live = sip.Flow{}
 				start = time.Now()
 				r.set(alice, active("second"))
-				time.Sleep(10 * time.Minute)
+				time.Sleep(4 * time.Minute)
 				settle()
-				if len(tries) < 1 || len(tries) > 15 || resolved > 15 || c.resolve != nil && resolved < 8 {
-					t.Errorf("tried %d times, resolved %d times in ten minutes: %v", len(tries), resolved, tries[:min(len(tries), 20)])
+				if r.Stats().Subscriptions.Load() != 1 {
+					t.Fatal("forgotten too early")
+				}
+				if c.fallback != (len(tries) > 0) || len(tries) > 15 {
+					t.Errorf("tried the Contact %d times: %v", len(tries), tries[:min(len(tries), 20)])
+				}
+				if c.back {
+					live = conn
+					live.Conn = 8
+					call.cseq++
+					send()
+					if len(notifies) != 2 || string(notifies[1].Body()) != "second" || notifies[1].CSeq() != notifies[0].CSeq()+1 {
+						t.Fatalf("after the return: %d NOTIFYs", len(notifies))
+					}
+					confirm()
+				}
+				time.Sleep(2 * time.Minute)
+				settle()
+				want := int64(0)
+				if c.back || c.fallback {
+					want = 1
+				}
+				if n := r.Stats().Subscriptions.Load(); n != want {
+					t.Errorf("%d subscriptions, want %d", n, want)
 				}
 			})
 		})
@@ -1001,9 +1031,9 @@ func TestRefreshDuringLookup(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		net := newNet(t)
 		r := newRig(t, net, serverAddr, func(o *Options) {
-			o.Resolve = func(context.Context, string) (sip.Flow, error) {
+			o.Resolve = func(context.Context, string) ([]sip.Flow, error) {
 				time.Sleep(2 * time.Second)
-				return sip.Flow{Local: serverAddr, Remote: proxyAddr}, nil
+				return []sip.Flow{{Local: serverAddr, Remote: proxyAddr}}, nil
 			}
 		})
 		old, p := newPhone(t, net, proxyAddr), newPhone(t, net, phoneAddr)
@@ -1069,8 +1099,8 @@ func TestNotifyFailedLater(t *testing.T) {
 		r.wire.next = senderFunc(func(f sip.Flow, b []byte, token uint64) error {
 			if token != 0 && lost {
 				lost = false
-				r.Failed(sip.ClientID(token))
-				return nil
+				r.Failed(sip.ClientID(token), errors.New("connection refused"))
+				return errLater
 			}
 			return next.Send(f, b, token)
 		})
@@ -1079,8 +1109,8 @@ func TestNotifyFailedLater(t *testing.T) {
 		c.wantSilence()
 		time.Sleep(1100 * time.Millisecond)
 		settle()
-		if n := c.wantNotify("active;expires=3599", "first"); n.CSeq() != 2 {
-			t.Errorf("CSeq %d: the first may have arrived", n.CSeq())
+		if n := c.wantNotify("active;expires=3599", "first"); n.CSeq() != 1 {
+			t.Errorf("CORE-12 CSeq %d: the first did not leave", n.CSeq())
 		}
 		c.subscribe(200, "Expires: 0")
 		c.notified()
@@ -1132,7 +1162,8 @@ func TestSilentSource(t *testing.T) {
 		if m := c.answer(); m != nil {
 			t.Fatalf("CORE-07: provisional or early\n%s", m.Raw)
 		}
-		time.Sleep(10*time.Second + 10*time.Millisecond)
+		c.wantTrying()
+		time.Sleep(7*time.Second + 10*time.Millisecond)
 		settle()
 		if m := c.answer(); m == nil || m.Status() != 504 {
 			t.Fatalf("EV-14: %v", m)
@@ -1160,9 +1191,8 @@ func TestOverload(t *testing.T) {
 			r.Post(ShardOf(alice), func(*Turn) { <-block })
 			settle()
 			c2 := p.call(bob, alice)
-			c2.method = "OPTIONS"
 			for range mailboxLimit {
-				send(r, p, c2.text())
+				send(r, p, c2.text("To: <"+alice+">;tag="+c.toTag))
 			}
 			var tags []string
 			c3 := p.call(bob, alice)
@@ -1203,9 +1233,8 @@ func TestOverload(t *testing.T) {
 			r.Post(ShardOf(alice), func(*Turn) { <-block })
 			settle()
 			o := p.call(bob, alice)
-			o.method = "OPTIONS"
 			for range mailboxLimit {
-				send(r, p, o.text())
+				send(r, p, o.text("To: <"+alice+">;tag="+c.toTag))
 			}
 			p.respond(n, 200)
 			settle()
@@ -1226,6 +1255,74 @@ func TestOverload(t *testing.T) {
 			time.Sleep(time.Minute)
 			if r.Stats().NotifyOK.Load() != 1 || r.Stats().Subscriptions.Load() != 1 {
 				t.Error("the answer to the NOTIFY was dropped")
+			}
+		})
+	})
+	t.Run("too much waits in all: new work is refused, what is there goes on", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			r, p := phoneRig(t, nil)
+			c := p.call(bob, alice)
+			c.subscribe(200)
+			c.wantNotify("active;expires=3600", "first")
+			var blocks []chan struct{}
+			for i := range Shards {
+				block := make(chan struct{})
+				blocks = append(blocks, block)
+				r.Post(uint8(i), func(*Turn) { <-block })
+			}
+			settle()
+			for i := range backlogNew {
+				send(r, p, p.call(bob, fmt.Sprintf("sip:u%d@example.com", i)).text())
+			}
+			settle()
+			if n := r.Stats().Overload.Load(); n != 0 {
+				t.Fatalf("%d refused before the bound", n)
+			}
+			for range refusals + 500 {
+				send(r, p, p.call(bob, alice).text())
+			}
+			settle()
+			refused := 0
+			for p.take(func(m *sip.Message) bool { return m.Status() == 503 }) != nil {
+				refused++
+			}
+			if n := r.Stats().Overload.Load(); n != refusals+500 || refused != refusals {
+				t.Errorf("%d counted, %d answered", n, refused)
+			}
+			send(r, p, c.text()) // a refresh
+			send(r, p, c.text("Expires: 0"))
+			settle()
+			if n := r.Stats().Overload.Load(); n != refusals+500 {
+				t.Error("a refresh was refused")
+			}
+			for _, b := range blocks {
+				close(b)
+			}
+			settle()
+			for p.take(func(m *sip.Message) bool { return m.Status() == 200 && string(m.CallID()) != c.id }) != nil {
+				refused++
+			}
+			if refused != refusals+backlogNew {
+				t.Errorf("%d of those that were let in got no answer", refusals+backlogNew-refused)
+			}
+			if n := r.Stats().Subscriptions.Load(); n != backlogNew {
+				t.Errorf("%d subscriptions", n)
+			}
+		})
+	})
+	t.Run("what has waited too long", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			r, p := phoneRig(t, nil)
+			old := p.call(bob, alice)
+			m := sip.NewMessage()
+			if err := m.Parse([]byte(old.text()), false); err != nil {
+				t.Fatal(err)
+			}
+			m.Flow, m.At = sip.Flow{Proto: sip.UDP, Local: serverAddr, Remote: p.addr}, time.Now().Add(-maxWait-time.Millisecond)
+			r.Receive(m)
+			settle()
+			if m := old.answer(); m == nil || m.Status() != 503 || r.Stats().Subscriptions.Load() != 0 {
+				t.Errorf("%v", m)
 			}
 		})
 	})

@@ -14,6 +14,7 @@ import (
 // below itself. A name with "/..." means that package and those below it.
 var mayImport = map[string][]string{
 	"sip":               {},
+	"sip/auth":          {"sip"},
 	"sip/siptest":       {},
 	"dialog":            {"sip"},
 	"pa":                {"dialog", "sip"},
@@ -26,10 +27,10 @@ var mayImport = map[string][]string{
 	"rls/list":          {},
 	"b2b":               {"dialog", "sip"},
 	"xcapclient":        {},
-	"sql":               {"dialog", "pa"}, // the row types
-	"server":            {"pa/...", "rls/...", "b2b", "xcapclient", "sql", "dialog", "sip"},
+	"sql":               {"dialog", "pa", "sip/auth"}, // the row types
+	"server":            {"pa/...", "rls/...", "b2b", "xcapclient", "sql", "dialog", "sip/..."},
 	"server/servertest": {"server", "sip", "pa/pidf", "rls/rlmi"},
-	"cmd/rollcall":      {"server", "sip", "pa/pidf", "pa/winfo", "rls/rlmi", "sql"},
+	"cmd/rollcall":      {"server", "sip/...", "pa/pidf", "pa/winfo", "rls/rlmi", "sql"},
 	"e2e":               {},
 	"e2e/peer":          {},
 }
@@ -38,6 +39,7 @@ var mayImport = map[string][]string{
 var onlyIn = map[string]string{
 	"github.com/jmoiron/sqlx": "sql", "github.com/lib/pq": "sql", "modernc.org/sqlite": "sql", "github.com/pressly/goose/v3": "sql", "database/sql": "sql",
 	"github.com/fsnotify/fsnotify": "xcapclient", "github.com/prometheus/client_golang/prometheus": "server", "github.com/urfave/cli/v2": "cmd/rollcall",
+	"github.com/icholy/digest":   "sip/auth",
 	"github.com/coder/websocket": "sip",
 }
 

@@ -164,7 +164,7 @@ func (s *Server) wire() {
 		serverTLS, clientTLS := s.set.tls.configs()
 		s.network = sip.NewEndpoint(sip.EndpointOptions{
 			Receive:   s.receive,
-			Failed:    func(id sip.ClientID) { s.rt.Failed(id) },
+			Failed:    func(id sip.ClientID, err error) { s.rt.Failed(id, err) },
 			Log:       s.log.With("component", "sip"),
 			ServerTLS: serverTLS, ClientTLS: clientTLS, Origins: s.cfg.WSOrigin,
 			Exempt: s.trusts,
@@ -239,9 +239,9 @@ func (s *Server) trusts(peer netip.Addr) bool {
 
 // identify believes what trusted peers assert, P-Asserted-Identity before From
 // (ID-01), and nobody else.
-func (s *Server) identify(m *sip.Message) (dialog.Identity, *dialog.Error) {
+func (s *Server) identify(m *sip.Message, now time.Time) (dialog.Identity, func(context.Context), *dialog.Error) {
 	if !s.trusts(m.Flow.Remote.Addr()) {
-		return dialog.Identity{}, dialog.Refuse(403, "Peer Not Trusted")
+		return dialog.Identity{}, nil, dialog.Refuse(403, "Peer Not Trusted")
 	}
 	uri := m.From().URI
 	for v := range m.Values(sip.HdrPAssertedIdentity) {
@@ -252,21 +252,21 @@ func (s *Server) identify(m *sip.Message) (dialog.Identity, *dialog.Error) {
 	}
 	k, _, err := s.key(uri)
 	if err != nil {
-		return dialog.Identity{}, &dialog.Error{Status: 400, Reason: "Bad From URI", Err: err}
+		return dialog.Identity{}, nil, &dialog.Error{Status: 400, Reason: "Bad From URI", Err: err}
 	}
-	return dialog.Identity{URI: k}, nil
+	return dialog.Identity{URI: k}, nil, nil
 }
 
 // resolve finds the address of a named next hop: SRV of the transport when the
 // URI has no port, then A and AAAA (RFC 3263 sections 4.1 and 4.2).
-func (s *Server) resolve(ctx context.Context, uri string) (sip.Flow, error) {
+func (s *Server) resolve(ctx context.Context, uri string) ([]sip.Flow, error) {
 	u, err := sip.ParseURI(uri)
 	if err != nil {
-		return sip.Flow{}, err
+		return nil, err
 	}
 	proto, err := sip.TransportOf(u)
 	if err != nil {
-		return sip.Flow{}, err
+		return nil, err
 	}
 	host, port := u.Host, sip.HopPort(u)
 	if u.Port == 0 {
@@ -280,16 +280,20 @@ func (s *Server) resolve(ctx context.Context, uri string) (sip.Flow, error) {
 	}
 	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
-		return sip.Flow{}, err
+		return nil, err
 	}
+	var flows []sip.Flow
 	for _, ip := range ips {
 		var flow sip.Flow
 		if flow, err = s.network.FlowTo(proto, netip.AddrPortFrom(ip.Unmap(), port)); err == nil {
 			flow.Domain = u.Host
-			return flow, nil
+			flows = append(flows, flow)
 		}
 	}
-	return sip.Flow{}, fmt.Errorf("no usable address for %s: %w", host, err)
+	if len(flows) > 0 {
+		return flows, nil
+	}
+	return nil, fmt.Errorf("no usable address for %s: %w", host, err)
 }
 
 // reload reads the list services again until that works.

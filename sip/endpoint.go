@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -33,15 +34,16 @@ func (m *Message) Release() {
 
 // EndpointOptions configures an Endpoint. Zero values take the defaults.
 type EndpointOptions struct {
-	Receive Receiver       // whole, parsed messages; required
-	Failed  func(ClientID) // a message sent with this token could not be delivered
+	Receive Receiver              // whole, parsed messages; required
+	Failed  func(ClientID, error) // a message sent with this token did not leave
 	Log     *slog.Logger
 
 	ServerTLS *tls.Config // for tls and wss listeners, which need it; its ClientAuth decides whether peers show certificates
 	ClientTLS *tls.Config // for connections we open: roots and our own certificate; nil: the system's roots, none
 	Origins   []string    // of web pages that may open a WebSocket, see path.Match; without: those of the host they ask, and programs
 
-	ReadBuffer         int                   // socket receive buffer in bytes, default 16 MiB
+	ReadBuffer         int                   // UDP receive and send buffers in bytes, default 16 MiB
+	PacketSockets      int                   // sockets per UDP listener, default one per processor, at most 8
 	MaxConns           int                   // stream connections in all, default 10,000; more are closed on accept
 	MaxConnsPerAddr    int                   // ... accepted from one IPv4 address or IPv6 /64, default 1,000
 	Exempt             func(netip.Addr) bool // addresses that MaxConnsPerAddr does not count: proxies
@@ -63,8 +65,9 @@ type Endpoint struct {
 	tls      atomic.Pointer[tlsConfigs]
 	refusals refusals
 
+	packets   atomic.Pointer[[]*packetGroup]
+	gone      chan struct{} // closed by Close
 	mu        sync.Mutex
-	packets   []*packetSocket
 	streams   []streamListener
 	upgrades  *upgrader // of WebSocket handshakes, nil without a listener
 	conns     map[uint32]*streamConn
@@ -110,9 +113,11 @@ func NewEndpoint(opt EndpointOptions) *Endpoint {
 	defd(&opt.MessageTimeout, 30*time.Second)
 	defd(&opt.HandshakeTimeout, 5*time.Second)
 	defd(&opt.DialTimeout, 5*time.Second)
+	def(&opt.PacketSockets, runtime.GOMAXPROCS(0))
+	opt.PacketSockets = min(opt.PacketSockets, maxPacketSockets)
 	defd(&opt.UpgradeDialTimeout, time.Second)
 	e := &Endpoint{
-		opt: opt, conns: make(map[uint32]*streamConn), byRemote: make(map[connKey]*streamConn), perSource: make(map[netip.Prefix]int),
+		opt: opt, gone: make(chan struct{}), conns: make(map[uint32]*streamConn), byRemote: make(map[connKey]*streamConn), perSource: make(map[netip.Prefix]int),
 	}
 	e.SetTLS(opt.ServerTLS, opt.ClientTLS)
 	return e
@@ -150,9 +155,14 @@ func unmap(a netip.AddrPort) netip.AddrPort {
 // Close closes every socket and waits for their goroutines. It is idempotent.
 func (e *Endpoint) Close() {
 	e.mu.Lock()
+	if !e.closed {
+		close(e.gone)
+	}
 	e.closed = true
-	for _, s := range e.packets {
-		s.conn.Close()
+	for _, g := range e.groups() {
+		for _, s := range g.socks {
+			s.conn.Close()
+		}
 	}
 	for _, l := range e.streams {
 		l.Close()
@@ -170,21 +180,21 @@ func (e *Endpoint) Close() {
 // FlowTo is the flow over which a new request to an address goes: from the
 // first listener of the transport that is of the address's family.
 func (e *Endpoint) FlowTo(proto Proto, remote netip.AddrPort) (Flow, error) {
-	e.mu.Lock()
 	var locals []netip.AddrPort
 	switch proto {
 	case UDP:
-		for _, s := range e.packets {
-			locals = append(locals, s.local)
+		for _, g := range e.groups() {
+			locals = append(locals, g.local)
 		}
 	case TCP, TLS:
+		e.mu.Lock()
 		for _, l := range e.streams {
 			if l.proto == proto {
 				locals = append(locals, l.local)
 			}
 		}
+		e.mu.Unlock()
 	}
-	e.mu.Unlock()
 	for _, l := range locals {
 		if l.Addr().IsUnspecified() && (l.Addr().Is6() || remote.Addr().Is4()) { // [::] takes both
 			l = routed(l, remote)
@@ -257,23 +267,18 @@ func StatelessTag(m *Message) string {
 }
 
 // Send implements Sender.
-func (e *Endpoint) Send(f Flow, b []byte, token uint64) error {
+func (e *Endpoint) Send(f Flow, b []byte, token uint64) error { return e.SendParts(f, b, nil, token) }
+
+// SendParts implements PartsSender.
+func (e *Endpoint) SendParts(f Flow, head, body []byte, token uint64) error {
+	var err error
 	if f.Proto == UDP {
-		s := e.packetFor(f.Local)
-		if s == nil {
-			e.stats.SendErrors.Add(1)
-			return fmt.Errorf("sip: no UDP listener for %v", f.Local)
+		err = e.sendPacket(f, head, body, token)
+	} else {
+		var c *streamConn
+		if c, err = e.connFor(f); err == nil {
+			err = c.send(head, body, token)
 		}
-		if _, err := s.conn.WriteToUDPAddrPort(b, f.Remote); err != nil {
-			e.stats.SendErrors.Add(1)
-			return err
-		}
-		e.stats.Sent.Add(1)
-		return nil
-	}
-	c, err := e.connFor(f)
-	if err == nil {
-		err = c.send(b, token)
 	}
 	if err != nil {
 		e.stats.SendErrors.Add(1)

@@ -49,7 +49,7 @@ func (l logLines) Handle(_ context.Context, r slog.Record) error {
 func newWireEnd(t *testing.T, opt EndpointOptions) *wireEnd {
 	w := &wireEnd{t: t, in: make(chan *Message, 1024), failed: make(chan ClientID, 4096), logs: make(chan string, 4096)}
 	opt.Receive = func(m *Message) { w.in <- m }
-	opt.Failed = func(id ClientID) { w.failed <- id }
+	opt.Failed = func(id ClientID, _ error) { w.failed <- id }
 	opt.Log = slog.New(logLines(w.logs))
 	opt.ReadBuffer = 1 << 16
 	w.Endpoint = NewEndpoint(opt)
@@ -287,7 +287,7 @@ func TestEndpointUDP(t *testing.T) {
 	})
 	t.Run("CORE-20 a short body is answered 400", func(t *testing.T) {
 		p.write(request(nil, "Via: SIP/2.0/UDP 192.0.2.7", "Content-Length: 10") + "short")
-		p2 := dialPeer(t, "udp", w.packets[0].local)
+		p2 := dialPeer(t, "udp", w.groups()[0].local)
 		p2.write(strings.Replace(request(nil, "Content-Length: 10"), ";branch", ";rport;branch", 1) + "short")
 		m := p2.message()
 		if m.Status() != 400 || len(m.To().Tag()) == 0 || string(m.CallID()) != "c1@192.0.2.1" {

@@ -172,8 +172,8 @@ func (n *txNode) message(now time.Time, m *Message) {
 		}
 		return
 	}
-	id, fresh := n.tx.Receive(m)
-	if !fresh {
+	id, how := n.tx.Receive(now, m)
+	if how == Repeat {
 		return
 	}
 	n.requests[string(m.CallID())]++
@@ -203,7 +203,7 @@ func TestTransactionsOnALossyNetwork(t *testing.T) {
 							"Call-ID": fmt.Sprint("c", i),
 							"Via":     "SIP/2.0/UDP 192.0.2.1:5070;rport;branch=" + string(client.tx.AppendBranch(nil, id)),
 						})
-						client.tx.Request(now, id, Flow{Proto: UDP, Local: peerAddr, Remote: ourAddr}, []byte(req))
+						client.tx.Request(now, id, Flow{Proto: UDP, Local: peerAddr, Remote: ourAddr}, []byte(req), nil)
 					}
 					time.Sleep(5 * time.Millisecond)
 				}

@@ -1,84 +1,241 @@
 package sip
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 )
 
-type packetSocket struct {
-	conn  *net.UDPConn
+// packetQueue bounds the datagrams that wait for one socket. Beyond it they are
+// dropped, as the network does: transactions repeat them.
+const packetQueue = 16384
+
+// maxPacketSockets bounds the sockets of one UDP listener.
+const maxPacketSockets = 8
+
+var errPacketQueue = errors.New("sip: UDP send queue is full")
+
+// packetGroup is a UDP listener: sockets that share an address. The kernel
+// gives all datagrams of a peer to the same one, and answers leave by one
+// chosen by the peer's address, so that their order is kept.
+type packetGroup struct {
 	local netip.AddrPort
-	cache sync.Map // of a wildcard socket: remote address to the local one that reaches it
-	size  atomic.Int32
+	socks []*packetSocket
+}
+
+// packetSocket is a socket, its reader and its writer. What shards send is
+// queued, so that one call to the kernel takes many datagrams.
+type packetSocket struct {
+	conn     *net.UDPConn
+	raw      syscall.RawConn
+	local    netip.AddrPort
+	wildcard bool
+	wake     chan struct{}
+
+	mu    sync.Mutex
+	queue []datagram
+}
+
+// datagram is one message on its way out. Its bytes do not change any more.
+type datagram struct {
+	head, body []byte
+	to         netip.AddrPort
+	from       netip.Addr // source address, of a wildcard socket
+	token      uint64
 }
 
 func (e *Endpoint) listenPackets(family, addr string) (netip.AddrPort, error) {
-	ua, err := net.ResolveUDPAddr("udp"+family, addr)
-	if err != nil {
+	n := e.opt.PacketSockets
+	if !canShareAddress {
+		n = 1
+	}
+	g := &packetGroup{}
+	fail := func(err error) (netip.AddrPort, error) {
+		for _, s := range g.socks {
+			s.conn.Close()
+		}
 		return netip.AddrPort{}, err
 	}
-	c, err := net.ListenUDP("udp"+family, ua)
-	if err != nil {
-		return netip.AddrPort{}, err
+	// The first socket finds out whether somebody else has the address: with
+	// SO_REUSEPORT another process of ours would share it without a word.
+	if n > 1 {
+		c, err := net.ListenPacket("udp"+family, addr)
+		if err != nil {
+			return fail(err)
+		}
+		addr = c.LocalAddr().String()
+		c.Close()
 	}
-	if err := c.SetReadBuffer(e.opt.ReadBuffer); err != nil {
-		e.opt.Log.Warn("receive buffer not set", "err", err)
+	for len(g.socks) < n {
+		lc := net.ListenConfig{}
+		if n > 1 {
+			lc.Control = shareAddress
+		}
+		pc, err := lc.ListenPacket(context.Background(), "udp"+family, addr)
+		if err != nil {
+			return fail(err)
+		}
+		c := pc.(*net.UDPConn)
+		local := unmap(c.LocalAddr().(*net.UDPAddr).AddrPort())
+		s := &packetSocket{conn: c, local: local, wildcard: local.Addr().IsUnspecified(), wake: make(chan struct{}, 1)}
+		g.local = local
+		g.socks = append(g.socks, s)
+		if s.raw, err = c.SyscallConn(); err == nil {
+			err = s.prepare(e)
+		}
+		if err != nil {
+			return fail(fmt.Errorf("UDP socket options: %w", err))
+		}
 	}
-	local := unmap(c.LocalAddr().(*net.UDPAddr).AddrPort())
-	s := &packetSocket{conn: c, local: local}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
-		c.Close()
-		return netip.AddrPort{}, net.ErrClosed
+		return fail(net.ErrClosed)
 	}
-	e.packets = append(e.packets, s)
-	e.over.Go(func() { e.readPackets(s) })
-	return local, nil
+	groups := append([]*packetGroup(nil), e.groups()...)
+	groups = append(groups, g)
+	e.packets.Store(&groups)
+	for _, s := range g.socks {
+		e.over.Go(func() { e.readPackets(s) })
+		e.over.Go(func() { e.writePackets(s) })
+	}
+	return g.local, nil
 }
 
-func (e *Endpoint) readPackets(s *packetSocket) {
-	buf := make([]byte, maxDatagram)
+// checkBuffer tells the operator what became of the receive buffer: a burst
+// that does not fit is lost in the kernel.
+func (e *Endpoint) checkBuffer(got int) {
+	if got < e.opt.ReadBuffer {
+		e.opt.Log.Warn("UDP receive buffer is smaller than asked for: bursts will be lost; raise net.core.rmem_max",
+			"asked_bytes", e.opt.ReadBuffer, "got_bytes", got)
+		return
+	}
+	e.opt.Log.Info("UDP receive buffer", "bytes", got)
+}
+
+// groups are the UDP listeners; the slice does not change.
+func (e *Endpoint) groups() []*packetGroup {
+	if g := e.packets.Load(); g != nil {
+		return *g
+	}
+	return nil
+}
+
+// group finds the listener of a local address, or any for none.
+func (e *Endpoint) group(local netip.AddrPort) *packetGroup {
+	groups := e.groups()
+	for _, g := range groups {
+		if g.local == local || g.socks[0].wildcard && g.local.Port() == local.Port() {
+			return g
+		}
+	}
+	if !local.IsValid() && len(groups) > 0 {
+		return groups[0]
+	}
+	return nil
+}
+
+// sendPacket queues a datagram.
+func (e *Endpoint) sendPacket(f Flow, head, body []byte, token uint64) error {
+	g := e.group(f.Local)
+	switch {
+	case g == nil:
+		return fmt.Errorf("sip: no UDP listener for %v", f.Local)
+	case len(head)+len(body) > maxPayload(f.Remote.Addr()):
+		return fmt.Errorf("sip: %w: %d bytes do not fit into a datagram", syscall.EMSGSIZE, len(head)+len(body))
+	case f.Remote.Addr().Is4() != g.local.Addr().Is4() && !g.socks[0].wildcard:
+		return fmt.Errorf("sip: %v cannot be reached from %v", f.Remote, g.local)
+	}
+	s := g.socks[0]
+	if n := len(g.socks); n > 1 {
+		a := f.Remote.Addr().As16()
+		s = g.socks[int(a[15]^a[14]^byte(f.Remote.Port())^byte(f.Remote.Port()>>8))%n]
+	}
+	d := datagram{head: head, body: body, to: f.Remote, token: token}
+	if s.wildcard {
+		d.from = f.Local.Addr()
+	}
+	s.mu.Lock()
+	n := len(s.queue)
+	if n < packetQueue {
+		s.queue = append(s.queue, d)
+	}
+	s.mu.Unlock()
+	switch n {
+	case packetQueue:
+		return errPacketQueue
+	case 0:
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
+	}
+	return nil
+}
+
+// maxPayload is the largest UDP payload towards an address.
+func maxPayload(a netip.Addr) int {
+	if a.Is4() {
+		return 65535 - 20 - 8
+	}
+	return 65535 - 8
+}
+
+// writePackets sends what is queued.
+func (e *Endpoint) writePackets(s *packetSocket) {
+	w := newPacketWriter(s)
+	var spare []datagram
 	for {
-		n, from, err := s.conn.ReadFromUDPAddrPort(buf)
-		if err != nil {
+		select {
+		case <-e.gone:
+			return
+		case <-s.wake:
+		}
+		// Shards that are about to run have more for this call.
+		runtime.Gosched()
+		s.mu.Lock()
+		batch := s.queue
+		s.queue = spare[:0]
+		s.mu.Unlock()
+		w.write(batch, func(d *datagram, err error) {
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
-			continue // an ICMP error of an earlier send
+			e.stats.SendErrors.Add(1)
+			if d.token != 0 && e.opt.Failed != nil {
+				e.opt.Failed(ClientID(d.token), err)
+			}
+		})
+		clear(batch)
+		if spare = batch; cap(spare) > 1024 {
+			spare = nil
 		}
-		if n < 12 { // keep-alive: CRLF, CRLFCRLF or a few zero bytes
-			continue
-		}
-		e.stats.Received.Add(1)
-		m := NewMessage()
-		m.Raw = append(m.Raw[:0], buf[:n]...)
-		from = unmap(from)
-		m.Flow = Flow{Proto: UDP, Local: s.localFor(from), Remote: from}
-		e.parse(m, false)
 	}
 }
 
-// localFor is the address a peer sees us at. A socket bound to a wildcard asks
-// the routing table once per peer address; the memory of it is bounded.
-func (s *packetSocket) localFor(remote netip.AddrPort) netip.AddrPort {
-	if !s.local.Addr().IsUnspecified() {
-		return s.local
+// receivePacket takes a datagram that is in m.Raw.
+func (e *Endpoint) receivePacket(s *packetSocket, m *Message, from netip.AddrPort, to netip.Addr) {
+	e.stats.Received.Add(1)
+	local := s.local
+	if s.wildcard {
+		if !to.IsValid() {
+			to = routed(s.local, from).Addr()
+		}
+		local = netip.AddrPortFrom(to, local.Port())
 	}
-	if a, ok := s.cache.Load(remote.Addr()); ok {
-		return netip.AddrPortFrom(a.(netip.Addr), s.local.Port())
-	}
-	local := routed(s.local, remote)
-	if s.size.Add(1) > 4096 {
-		s.cache.Clear()
-		s.size.Store(1)
-	}
-	s.cache.Store(remote.Addr(), local.Addr())
-	return local
+	m.Flow = Flow{Proto: UDP, Local: local, Remote: from}
+	e.parse(m, false)
 }
+
+// shortPacket tells keep-alives from messages: CRLF, CRLFCRLF or a few zero
+// bytes, as phones send through NATs.
+func shortPacket(n int) bool { return n < 12 }
 
 // routed is the local address that packets to a peer leave from, with the port
 // of a listener on a wildcard.
@@ -91,16 +248,14 @@ func routed(listener, remote netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(unmap(c.LocalAddr().(*net.UDPAddr).AddrPort()).Addr(), listener.Port())
 }
 
-func (e *Endpoint) packetFor(local netip.AddrPort) *packetSocket {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, s := range e.packets {
-		if s.local == local || s.local.Addr().IsUnspecified() && s.local.Port() == local.Port() {
-			return s
+// KernelDrops is the datagrams that the kernel threw away because a receive
+// buffer was full; 0 where it does not tell.
+func (e *Endpoint) KernelDrops() uint64 {
+	var n atomic.Uint64
+	for _, g := range e.groups() {
+		for _, s := range g.socks {
+			n.Add(s.drops())
 		}
 	}
-	if !local.IsValid() && len(e.packets) > 0 {
-		return e.packets[0]
-	}
-	return nil
+	return n.Load()
 }

@@ -325,7 +325,7 @@ func (c *streamConn) end(err error) {
 	}
 	for _, token := range unsent {
 		if e.opt.Failed != nil {
-			e.opt.Failed(ClientID(token))
+			e.opt.Failed(ClientID(token), ErrFlowGone)
 		}
 	}
 	e.opt.Log.Debug("connection closed", "remote", c.flow.Remote.String(), "err", err)
@@ -404,20 +404,20 @@ func (b *batch) tokens(to []uint64, n int) []uint64 {
 	return to
 }
 
-// send queues a copy of b. A full queue means that the peer has stopped
+// send queues a copy of a message. A full queue means that the peer has stopped
 // reading: the connection is closed.
-func (c *streamConn) send(b []byte, token uint64) error {
+func (c *streamConn) send(head, body []byte, token uint64) error {
 	c.mu.Lock()
 	if c.err != nil || c.closing {
 		c.mu.Unlock()
 		return ErrFlowGone
 	}
-	if c.queued+len(b) > c.e.opt.WriteQueue {
+	if c.queued+len(head)+len(body) > c.e.opt.WriteQueue {
 		c.mu.Unlock()
 		c.fail(errQueue)
 		return ErrFlowGone
 	}
-	c.queue(b, token)
+	c.queue(head, body, token)
 	c.mu.Unlock()
 	return nil
 }
@@ -429,18 +429,19 @@ func (c *streamConn) pong() {
 	defer c.mu.Unlock()
 	if c.err == nil && !c.closing && !c.ponging {
 		c.ponging = true
-		c.queue([]byte("\r\n"), 0)
+		c.queue([]byte("\r\n"), nil, 0)
 	}
 }
 
 // queue appends to what is to be written; c.mu is held.
-func (c *streamConn) queue(b []byte, token uint64) {
+func (c *streamConn) queue(head, body []byte, token uint64) {
 	if c.out == nil {
 		c.out = batches.Get().(*batch)
 	}
-	c.out.b = append(c.out.b, b...)
+	n := len(c.out.b)
+	c.out.b = append(append(c.out.b, head...), body...)
 	c.out.marks = append(c.out.marks, mark{len(c.out.b), token})
-	c.queued += len(b)
+	c.queued += len(c.out.b) - n
 	c.start()
 }
 

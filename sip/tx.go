@@ -1,11 +1,13 @@
 package sip
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"hash/maphash"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -23,11 +25,27 @@ const (
 // longer exists.
 var ErrFlowGone = errors.New("sip: connection is gone")
 
-// Sender puts one message on the wire. It never blocks. b is not kept. token
-// identifies the client transaction, so that a failure found later (a refused
+// Sender puts one message on the wire. It never blocks. b may be kept until it
+// is sent, so it must not change any more. token identifies the client transaction, so that a failure found later (a refused
 // connection, a write deadline) can be reported; 0 asks for no report.
 type Sender interface {
 	Send(f Flow, b []byte, token uint64) error
+}
+
+// PartsSender is a Sender that takes a message in two pieces, so that one body
+// serves many messages.
+type PartsSender interface {
+	SendParts(f Flow, head, body []byte, token uint64) error
+}
+
+// joinParts makes a Sender a PartsSender.
+type joinParts struct{ Sender }
+
+func (j joinParts) SendParts(f Flow, head, body []byte, token uint64) error {
+	if len(body) > 0 {
+		head = append(append(make([]byte, 0, len(head)+len(body)), head...), body...)
+	}
+	return j.Send(f, head, token)
 }
 
 // ServerID names a non-INVITE server transaction; 0 names none.
@@ -51,62 +69,192 @@ type Outcome struct {
 	Status int    // final status; 408 for timer F, 503 for a transport error (RFC 3261 section 8.1.3.1)
 }
 
+// tryingAfter is when a request without final response gets 100 (RFC 4320
+// section 4.1): the client's timer E has reached T2 by then.
+const tryingAfter = T1 + 2*T1 + 4*T1
+
 // Transactions holds the non-INVITE transactions (RFC 3261 sections 17.1.2 and
 // 17.2.2) of one shard. It has one owner: no lock, no goroutine, no clock.
 type Transactions struct {
 	shard  uint8
-	sender Sender
-	wheel  *Wheel
+	sender PartsSender
+	wheel  *Wheel // timers E and F
 	seed   maphash.Seed
+	base   time.Time
+	places places
 
-	servers map[uint64]ServerID // key of RFC 3261 section 17.2.3 to slot
+	servers map[uint64]uint32 // key of RFC 3261 section 17.2.3 to slot
+	merged  map[uint64]uint32 // From, Call-ID and CSeq of requests without To tag to slot
 	server  []serverTx
 	sfree   []uint32
+	done    ring // timer J: answered requests in the order of their answers
+	waiting ring // requests in the order of their arrival, for 100
 
 	client []clientTx
 	cfree  []uint32
+
+	random    []byte // not used yet, of randomBuf
+	randomBuf [128]byte
 
 	live struct{ servers, clients int }
 }
 
 type serverTx struct {
-	key  uint64
-	gen  uint32
-	live bool
-	flow Flow
-	resp []byte // final response as sent; nil while the request is being worked on
+	key    uint64
+	merged uint64 // 0: not in that index
+	at     int64  // when the request came, in nanoseconds since base
+	place  place
+	resp   []byte   // final response
+	req    *Message // of a request that is kept by its user, until it is answered
+	gen    uint32
+	state  serverState
 }
+
+type serverState uint8
+
+const (
+	serverFree serverState = iota
+	serverTrying
+	serverCompleted // the final response was sent and is kept
+)
 
 type clientTx struct {
 	gen      uint32
-	live     bool
 	nonce    uint32
-	flow     Flow
-	msg      []byte // kept for retransmission, nil on reliable transports
 	user     uint64
-	interval time.Duration // next timer E
-	deadline time.Time     // timer F
+	place    place
+	head     []byte // kept for retransmission, nil on reliable transports
+	body     []byte
+	at       int64 // when it was sent, in nanoseconds since base; timer F counts from here
 	timer    Timer
+	interval int32 // next timer E, in milliseconds
+	live     bool
 }
 
-const (
-	timerServer = 1 << 56 // wheel keys: kind in the top byte, slot below
-	timerClient = 2 << 56
-)
+// place is a Flow without what only an opening connection needs. There may be
+// millions.
+type place struct {
+	addr  [16]byte
+	conn  uint32
+	port  uint16
+	local uint16 // index into places
+	proto Proto
+	is4   bool
+}
+
+// places are the local ends of flows: the addresses this process listens on,
+// so few.
+type places struct {
+	list []localEnd
+	last uint16
+}
+
+type localEnd struct {
+	addr netip.AddrPort
+	zone string // of a link-local peer
+}
+
+func (p *places) pack(f Flow) place {
+	a := f.Remote.Addr()
+	end := localEnd{f.Local, a.Zone()}
+	if int(p.last) >= len(p.list) || p.list[p.last] != end {
+		i := slices.Index(p.list, end)
+		if i < 0 && len(p.list) <= 0xffff {
+			p.list = append(p.list, end)
+			i = len(p.list) - 1
+		}
+		p.last = uint16(max(i, 0))
+	}
+	return place{addr: a.As16(), conn: f.Conn, port: f.Remote.Port(), local: p.last, proto: f.Proto, is4: a.Is4()}
+}
+
+func (p *places) unpack(l place) Flow {
+	end := p.list[l.local]
+	a := netip.AddrFrom16(l.addr)
+	if l.is4 {
+		a = a.Unmap()
+	}
+	if end.zone != "" {
+		a = a.WithZone(end.zone)
+	}
+	return Flow{Proto: l.proto, Local: end.addr, Remote: netip.AddrPortFrom(a, l.port), Conn: l.conn}
+}
+
+// ring is a queue of slots that are due in the order they came in.
+type ring struct {
+	slots []due
+	head  int
+	n     int
+}
+
+type due struct {
+	at   int64 // nanoseconds since base
+	slot uint32
+	gen  uint32
+}
+
+func (r *ring) push(d due) {
+	if r.n == len(r.slots) {
+		grown := make([]due, max(16, 2*r.n))
+		k := copy(grown, r.slots[r.head:])
+		copy(grown[k:], r.slots[:r.head])
+		r.slots, r.head = grown, 0
+	}
+	r.slots[(r.head+r.n)&(len(r.slots)-1)] = d
+	r.n++
+}
+
+func (r *ring) first() *due { return &r.slots[r.head] }
+
+func (r *ring) pop() {
+	r.head = (r.head + 1) & (len(r.slots) - 1)
+	r.n--
+	if r.n == 0 && len(r.slots) > 1024 { // a burst is over
+		*r = ring{}
+	}
+}
 
 // NewTransactions returns an empty table for a shard.
 func NewTransactions(shard uint8, sender Sender, now time.Time) *Transactions {
+	parts, ok := sender.(PartsSender)
+	if !ok {
+		parts = joinParts{sender}
+	}
 	return &Transactions{
-		shard: shard, sender: sender, wheel: NewWheel(now), seed: maphash.MakeSeed(),
-		servers: make(map[uint64]ServerID),
+		shard: shard, sender: parts, wheel: NewWheel(now), seed: maphash.MakeSeed(), base: now,
+		servers: make(map[uint64]uint32), merged: make(map[uint64]uint32),
 	}
 }
 
 // Live is the number of server and client transactions held.
 func (t *Transactions) Live() (servers, clients int) { return t.live.servers, t.live.clients }
 
+// since is an instant in nanoseconds since base.
+func (t *Transactions) since(now time.Time) int64 { return int64(now.Sub(t.base)) }
+
 // Next is when Advance must be called next.
-func (t *Transactions) Next() (time.Time, bool) { return t.wheel.Next() }
+func (t *Transactions) Next() (time.Time, bool) {
+	next, ok := t.wheel.Next()
+	earlier := func(r *ring) {
+		if r.n == 0 {
+			return
+		}
+		if at := t.base.Add(time.Duration(r.first().at)); !ok || at.Before(next) {
+			next, ok = at, true
+		}
+	}
+	for t.waiting.n > 0 && !t.unanswered(t.waiting.first()) {
+		t.waiting.pop()
+	}
+	earlier(&t.waiting)
+	earlier(&t.done)
+	return next, ok
+}
+
+func (t *Transactions) unanswered(d *due) bool {
+	s := &t.server[d.slot]
+	return s.gen == d.gen && s.state == serverTrying
+}
 
 // key computes the matching key of RFC 3261 section 17.2.3: branch, sent-by
 // and method, or for a branch without the magic cookie the older set.
@@ -137,17 +285,46 @@ func (t *Transactions) key(m *Message, method []byte) uint64 {
 	return h.Sum64()
 }
 
-// Receive matches a request to a server transaction. A new request opens one
-// and fresh is true. A retransmission is answered with the stored response, or
-// absorbed while there is none yet (CORE-16).
-func (t *Transactions) Receive(m *Message) (id ServerID, fresh bool) {
+// mergeKey names a request whatever way it took (RFC 3261 section 8.2.2.2). The
+// From URI is part of it because there are clients whose random numbers repeat
+// those of another user's.
+func (t *Transactions) mergeKey(m *Message) uint64 {
+	var h maphash.Hash
+	h.SetSeed(t.seed)
+	h.Write(m.MethodToken())
+	h.WriteByte(0)
+	h.Write(m.CallID())
+	h.WriteByte(0)
+	h.Write(m.From().Tag())
+	h.WriteByte(0)
+	h.Write(m.From().URI)
+	var n [4]byte
+	binary.BigEndian.PutUint32(n[:], m.CSeq())
+	h.Write(n[:])
+	return h.Sum64() | 1
+}
+
+// Arrival is what a request is to its transactions.
+type Arrival uint8
+
+// The arrivals.
+const (
+	Fresh  Arrival = iota // opened a transaction
+	Repeat                // a retransmission: answered or absorbed here (CORE-16)
+	Merged                // opened a transaction, but the same request came another way before: 482 (CORE-03)
+)
+
+// Receive matches a request to a server transaction. A new request opens one.
+// A retransmission is answered with the stored response, or absorbed while
+// there is none yet.
+func (t *Transactions) Receive(now time.Time, m *Message) (ServerID, Arrival) {
 	key := t.key(m, m.MethodToken())
-	if id, ok := t.servers[key]; ok {
-		s := &t.server[uint32(id)-1]
-		if s.resp != nil {
-			t.sender.Send(s.flow, s.resp, 0)
+	if i, ok := t.servers[key]; ok {
+		s := &t.server[i]
+		if s.state == serverCompleted {
+			t.sender.SendParts(t.places.unpack(s.place), s.resp, nil, 0)
 		}
-		return id, false
+		return serverID(s.gen, i), Repeat
 	}
 	var i uint32
 	if n := len(t.sfree); n > 0 {
@@ -158,12 +335,37 @@ func (t *Transactions) Receive(m *Message) (id ServerID, fresh bool) {
 		i = uint32(len(t.server) - 1)
 	}
 	s := &t.server[i]
-	s.key, s.live, s.flow, s.resp = key, true, ResponseFlow(m), nil
-	s.gen++
-	id = ServerID(uint64(s.gen)<<32 | uint64(i+1))
-	t.servers[key] = id
+	*s = serverTx{key: key, at: t.since(now), place: t.places.pack(ResponseFlow(m)), gen: s.gen + 1, state: serverTrying}
+	t.servers[key] = i
 	t.live.servers++
-	return id, true
+	if !m.Flow.Proto.Reliable() {
+		t.waiting.push(due{s.at + int64(tryingAfter), i, s.gen})
+	}
+	arrival := Fresh
+	if len(m.To().Tag()) == 0 && m.Method() != CANCEL {
+		k := t.mergeKey(m)
+		if _, ok := t.merged[k]; ok {
+			arrival = Merged
+		} else {
+			t.merged[k], s.merged = i, k
+		}
+	}
+	return serverID(s.gen, i), arrival
+}
+
+func serverID(gen, slot uint32) ServerID { return ServerID(uint64(gen)<<32 | uint64(slot+1)) }
+
+// serverOf finds a live server transaction.
+func (t *Transactions) serverOf(id ServerID) (uint32, *serverTx) {
+	i := uint32(id) - 1
+	if id == 0 || int(i) >= len(t.server) {
+		return 0, nil
+	}
+	s := &t.server[i]
+	if s.state == serverFree || s.gen != uint32(id>>32) {
+		return 0, nil
+	}
+	return i, s
 }
 
 // Cancels tells whether a CANCEL matches a request that is being worked on or
@@ -177,30 +379,80 @@ func (t *Transactions) Cancels(m *Message) bool {
 	return false
 }
 
+// Keep remembers the message of a request whose answer takes time: 100 is made
+// of it. The message must stay as it is until Answered or Respond.
+func (t *Transactions) Keep(id ServerID, m *Message) {
+	if _, s := t.serverOf(id); s != nil && s.state == serverTrying {
+		s.req = m
+	}
+}
+
+// Answered gives the final response of a server transaction before it may be
+// sent. The request's message may go.
+func (t *Transactions) Answered(id ServerID, resp []byte) {
+	if _, s := t.serverOf(id); s != nil && s.state == serverTrying {
+		s.req, s.resp = nil, resp
+	}
+}
+
 // Respond sends the final response of a server transaction and keeps it until
-// timer J ends the transaction: at once on reliable transports.
-func (t *Transactions) Respond(now time.Time, id ServerID, resp []byte) {
-	i := uint32(id) - 1
-	if id == 0 || int(i) >= len(t.server) {
-		return
+// timer J ends the transaction: at once on reliable transports. resp must not
+// change afterwards. It gives how long the request has waited, 0 when there is
+// nothing to answer.
+func (t *Transactions) Respond(now time.Time, id ServerID, resp []byte) time.Duration {
+	i, s := t.serverOf(id)
+	if s == nil || s.state != serverTrying {
+		return 0
 	}
-	s := &t.server[i]
-	if !s.live || s.gen != uint32(id>>32) || s.resp != nil {
-		return
+	t.sender.SendParts(t.places.unpack(s.place), resp, nil, 0)
+	s.req, s.state = nil, serverCompleted
+	if s.merged != 0 && len(resp) > 8 && resp[8] >= '3' { // what was refused may be tried again, with credentials for instance
+		delete(t.merged, s.merged)
+		s.merged = 0
 	}
-	t.sender.Send(s.flow, resp, 0)
-	if s.flow.Proto.Reliable() {
+	took := t.since(now) - s.at
+	if s.place.proto.Reliable() {
 		t.endServer(i)
-		return
+	} else {
+		s.resp = resp
+		t.done.push(due{t.since(now) + int64(TimerJ), i, s.gen})
 	}
-	s.resp = resp
-	t.wheel.Add(now.Add(TimerJ), timerServer|uint64(i))
+	return time.Duration(max(took, 1))
+}
+
+// trying sends 100 to a request that has waited for long.
+func (t *Transactions) trying(s *serverTx) {
+	var b []byte
+	switch {
+	case s.resp != nil: // waits for the store
+		b = tryingFrom(s.resp)
+	case s.req != nil:
+		b = AppendBody(AppendResponse(nil, s.req, 100, "", ""), "", nil)
+	}
+	if b != nil {
+		t.sender.SendParts(t.places.unpack(s.place), b, nil, 0)
+	}
+}
+
+// tryingFrom makes a 100 of a response that AppendResponse began.
+func tryingFrom(resp []byte) []byte {
+	start := bytes.Index(resp, []byte("\r\n"))
+	cseq := bytes.Index(resp, []byte("\r\nCSeq: "))
+	if start < 0 || cseq < 0 {
+		return nil
+	}
+	end := cseq + 2 + bytes.Index(resp[cseq+2:], []byte("\r\n"))
+	b := append([]byte("SIP/2.0 100 Trying"), resp[start:end+2]...)
+	return AppendBody(b, "", nil)
 }
 
 func (t *Transactions) endServer(i uint32) {
 	s := &t.server[i]
 	delete(t.servers, s.key)
-	s.live, s.resp = false, nil
+	if s.merged != 0 {
+		delete(t.merged, s.merged)
+	}
+	s.state, s.resp, s.req = serverFree, nil, nil
 	t.sfree = append(t.sfree, i)
 	t.live.servers--
 }
@@ -219,9 +471,12 @@ func (t *Transactions) Open(user uint64) ClientID {
 	c := &t.client[i]
 	c.gen = (c.gen + 1) & 0xffffff
 	c.live, c.user = true, user
-	var n [4]byte
-	rand.Read(n[:])
-	c.nonce = binary.BigEndian.Uint32(n[:])
+	if len(t.random) < 4 {
+		t.random = t.randomBuf[:]
+		rand.Read(t.random)
+	}
+	c.nonce = binary.BigEndian.Uint32(t.random)
+	t.random = t.random[4:]
 	t.live.clients++
 	return ClientID(uint64(t.shard)<<56 | uint64(c.gen)<<32 | uint64(i+1))
 }
@@ -286,32 +541,32 @@ func parseHex(b []byte) (v uint64, ok bool) {
 }
 
 // Request sends the request of an open client transaction and starts timers E
-// and F (CORE-17). msg must not change afterwards. An error is a transport
-// error: the transaction is closed and its user is not called.
-func (t *Transactions) Request(now time.Time, id ClientID, flow Flow, msg []byte) error {
+// and F (CORE-17). head and body, which together are the message, must not
+// change afterwards. An error is a transport error: the transaction is closed
+// and its user is not called.
+func (t *Transactions) Request(now time.Time, id ClientID, flow Flow, head, body []byte) error {
 	i, c := t.lookup(id)
 	if c == nil {
 		return nil
 	}
-	if err := t.sender.Send(flow, msg, uint64(id)); err != nil {
+	if err := t.sender.SendParts(flow, head, body, uint64(id)); err != nil {
 		t.endClient(i)
 		return err
 	}
-	c.flow, c.deadline = flow, now.Add(TimerF)
+	c.at = t.since(now)
 	if flow.Proto.Reliable() {
-		c.msg = nil
-		c.timer = t.wheel.Add(c.deadline, timerClient|uint64(i))
+		c.timer = t.wheel.Add(now.Add(TimerF), uint64(i))
 		return nil
 	}
-	c.msg, c.interval = msg, T1
-	c.timer = t.wheel.Add(now.Add(T1), timerClient|uint64(i))
+	c.place, c.head, c.body, c.interval = t.places.pack(flow), head, body, int32(T1/time.Millisecond)
+	c.timer = t.wheel.Add(now.Add(T1), uint64(i))
 	return nil
 }
 
 func (t *Transactions) endClient(i uint32) {
 	c := &t.client[i]
 	t.wheel.Cancel(c.timer)
-	c.live, c.msg, c.timer = false, nil, 0
+	c.live, c.head, c.body, c.timer = false, nil, nil, 0
 	t.cfree = append(t.cfree, i)
 	t.live.clients--
 }
@@ -330,7 +585,7 @@ func (t *Transactions) Response(now time.Time, m *Message) (out Outcome, final, 
 		return Outcome{}, false, false
 	}
 	if m.Status() < 200 {
-		c.interval = T2
+		c.interval = int32(T2 / time.Millisecond)
 		return Outcome{User: c.user, Status: m.Status()}, false, true
 	}
 	out = Outcome{User: c.user, Status: m.Status()}
@@ -359,27 +614,34 @@ func (t *Transactions) Abandon(id ClientID) {
 // Advance runs the timers up to now: J ends server transactions, E retransmits,
 // F ends client transactions and calls timeout with status 408.
 func (t *Transactions) Advance(now time.Time, timeout func(Outcome)) {
+	at := t.since(now)
+	for t.waiting.n > 0 && t.waiting.first().at <= at {
+		d := *t.waiting.first()
+		t.waiting.pop()
+		if t.unanswered(&d) {
+			t.trying(&t.server[d.slot])
+		}
+	}
+	for t.done.n > 0 && t.done.first().at <= at {
+		i := t.done.first().slot
+		t.done.pop()
+		t.endServer(i)
+	}
 	t.wheel.Advance(now, func(key uint64) {
 		i := uint32(key)
-		if key&timerServer != 0 {
-			t.endServer(i)
-			return
-		}
 		c := &t.client[i]
-		if !now.Before(c.deadline) {
+		left := c.at + int64(TimerF) - at
+		if left <= 0 {
 			out := Outcome{User: c.user, Status: 408}
 			c.timer = 0
 			t.endClient(i)
 			timeout(out)
 			return
 		}
-		t.sender.Send(c.flow, c.msg, uint64(t.shard)<<56|uint64(c.gen)<<32|uint64(i+1))
-		c.interval = min(2*c.interval, T2)
-		next := now.Add(c.interval)
-		if next.After(c.deadline) {
-			next = c.deadline
-		}
-		c.timer = t.wheel.Add(next, timerClient|uint64(i))
+		id := uint64(t.shard)<<56 | uint64(c.gen)<<32 | uint64(i+1)
+		t.sender.SendParts(t.places.unpack(c.place), c.head, c.body, id)
+		c.interval = min(2*c.interval, int32(T2/time.Millisecond))
+		c.timer = t.wheel.Add(now.Add(min(time.Duration(c.interval)*time.Millisecond, time.Duration(left))), uint64(i))
 	})
 }
 
@@ -397,9 +659,12 @@ func ResponseFlow(m *Message) Flow {
 	if port == 0 {
 		port = 5060
 	}
-	maddr, err := netip.ParseAddr(string(v.Maddr))
+	var maddr netip.Addr
+	if v.Maddr != nil {
+		maddr, _ = netip.ParseAddr(string(v.Maddr))
+	}
 	switch {
-	case err == nil:
+	case maddr.IsValid():
 		f.Remote = netip.AddrPortFrom(maddr.Unmap(), port)
 	case !v.HasRPort:
 		f.Remote = netip.AddrPortFrom(f.Remote.Addr(), port)

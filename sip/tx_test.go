@@ -69,6 +69,12 @@ func (b *txBench) take() (at []time.Duration) {
 	return at
 }
 
+// receive tells whether a request opened a transaction.
+func (b *txBench) receive(m *Message) (ServerID, bool) {
+	id, how := b.Receive(b.wire.now, m)
+	return id, how != Repeat
+}
+
 func (b *txBench) wantLive(t *testing.T, servers, clients int) {
 	t.Helper()
 	if s, c := b.Live(); s != servers || c != clients {
@@ -132,7 +138,7 @@ func TestClientTransactionTimers(t *testing.T) {
 			b := newTxBench(3)
 			id := b.Open(77)
 			req := notifyText(b.AppendBranch(nil, id))
-			if err := b.Request(wheelStart, id, Flow{Proto: c.proto, Remote: peerAddr}, req); err != nil {
+			if err := b.Request(wheelStart, id, Flow{Proto: c.proto, Remote: peerAddr}, req, nil); err != nil {
 				t.Fatal(err)
 			}
 			b.wantLive(t, 0, 1)
@@ -185,7 +191,7 @@ func TestClientTransactionErrors(t *testing.T) {
 		b := newTxBench(0)
 		id := b.Open(5)
 		b.wire.err = errors.New("no route")
-		if err := b.Request(wheelStart, id, Flow{Remote: peerAddr}, notifyText(b.AppendBranch(nil, id))); !errors.Is(err, b.wire.err) {
+		if err := b.Request(wheelStart, id, Flow{Remote: peerAddr}, notifyText(b.AppendBranch(nil, id)), nil); !errors.Is(err, b.wire.err) {
 			t.Fatalf("error %v", err)
 		}
 		b.wantLive(t, 0, 0)
@@ -200,7 +206,7 @@ func TestClientTransactionErrors(t *testing.T) {
 		if id.Shard() != 200 {
 			t.Fatalf("shard %d", id.Shard())
 		}
-		b.Request(wheelStart, id, Flow{Proto: TCP, Remote: peerAddr}, notifyText(b.AppendBranch(nil, id)))
+		b.Request(wheelStart, id, Flow{Proto: TCP, Remote: peerAddr}, notifyText(b.AppendBranch(nil, id)), nil)
 		if out, ok := b.Fail(id); !ok || out != (Outcome{5, 503}) {
 			t.Fatalf("%v %v", out, ok)
 		}
@@ -212,7 +218,7 @@ func TestClientTransactionErrors(t *testing.T) {
 	t.Run("abandoned", func(t *testing.T) {
 		b := newTxBench(0)
 		id := b.Open(5)
-		b.Request(wheelStart, id, Flow{Remote: peerAddr}, notifyText(b.AppendBranch(nil, id)))
+		b.Request(wheelStart, id, Flow{Remote: peerAddr}, notifyText(b.AppendBranch(nil, id)), nil)
 		b.Abandon(id)
 		b.Abandon(id)
 		b.runTo(wheelStart.Add(time.Minute))
@@ -230,13 +236,13 @@ func TestForgedResponses(t *testing.T) {
 	old := b.Open(1)
 	oldBranch := b.AppendBranch(nil, old)
 	oldReq := notifyText(oldBranch)
-	b.Request(wheelStart, old, Flow{Remote: peerAddr}, oldReq)
+	b.Request(wheelStart, old, Flow{Remote: peerAddr}, oldReq, nil)
 	if _, final, ok := b.Response(wheelStart, answerTo(t, oldReq, 200)); !final || !ok {
 		t.Fatal("the first answer does not match")
 	}
 	id := b.Open(2) // in the same slot
 	branch := b.AppendBranch(nil, id)
-	b.Request(wheelStart, id, Flow{Remote: peerAddr}, notifyText(branch))
+	b.Request(wheelStart, id, Flow{Remote: peerAddr}, notifyText(branch), nil)
 	if uint32(old) != uint32(id) || old == id {
 		t.Fatalf("slot not used again: %x, %x", uint64(old), uint64(id))
 	}
@@ -302,11 +308,11 @@ func TestServerTransaction(t *testing.T) {
 	t.Run("CORE-16 absorbed, then the stored response until timer J", func(t *testing.T) {
 		b := newTxBench(0)
 		m := serverRequest(t, UDP, nil)
-		id, fresh := b.Receive(m)
+		id, fresh := b.receive(m)
 		if !fresh || id == 0 {
 			t.Fatal("not fresh")
 		}
-		if again, fresh := b.Receive(m); fresh || again != id || len(b.wire.sent) != 0 {
+		if again, fresh := b.receive(m); fresh || again != id || len(b.wire.sent) != 0 {
 			t.Fatalf("retransmission: fresh %v, sent %d", fresh, len(b.wire.sent))
 		}
 		b.runTo(wheelStart.Add(time.Second))
@@ -314,7 +320,7 @@ func TestServerTransaction(t *testing.T) {
 		b.Respond(b.wire.now, id, []byte("another response"))
 		for i := 1; i < 33; i++ { // J started with the response: it ends at 33 s
 			b.runTo(wheelStart.Add(time.Duration(i) * time.Second))
-			if _, fresh := b.Receive(m); fresh {
+			if _, fresh := b.receive(m); fresh {
 				t.Fatalf("executed again after %d s", i)
 			}
 		}
@@ -329,7 +335,7 @@ func TestServerTransaction(t *testing.T) {
 		b.wantLive(t, 1, 0)
 		b.runTo(wheelStart.Add(33 * time.Second))
 		b.wantLive(t, 0, 0)
-		id2, fresh := b.Receive(m)
+		id2, fresh := b.receive(m)
 		if !fresh || id2 == id {
 			t.Errorf("after timer J: fresh %v, id %x then %x", fresh, id, id2)
 		}
@@ -342,8 +348,8 @@ func TestServerTransaction(t *testing.T) {
 	t.Run("CORE-16 reliable transports end at once", func(t *testing.T) {
 		b := newTxBench(0)
 		m := serverRequest(t, TCP, nil)
-		id, _ := b.Receive(m)
-		if _, fresh := b.Receive(m); fresh {
+		id, _ := b.receive(m)
+		if _, fresh := b.receive(m); fresh {
 			t.Error("not absorbed while it is being worked on")
 		}
 		b.Respond(wheelStart, id, []byte("r"))
@@ -391,8 +397,8 @@ func TestServerTransaction(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := newTxBench(0)
-			id1, _ := b.Receive(serverRequest(t, UDP, c.first))
-			id2, fresh := b.Receive(serverRequest(t, UDP, c.then))
+			id1, _ := b.receive(serverRequest(t, UDP, c.first))
+			id2, fresh := b.receive(serverRequest(t, UDP, c.then))
 			if fresh == c.same || (id1 == id2) != c.same {
 				t.Errorf("fresh %v, ids %x %x", fresh, id1, id2)
 			}
@@ -407,7 +413,7 @@ func TestCancels(t *testing.T) {
 	if b.Cancels(serverRequest(t, UDP, cancel)) {
 		t.Error("matched in an empty table")
 	}
-	id, _ := b.Receive(serverRequest(t, UDP, nil))
+	id, _ := b.receive(serverRequest(t, UDP, nil))
 	if !b.Cancels(serverRequest(t, UDP, cancel)) {
 		t.Error("not matched while the request is being worked on")
 	}
@@ -433,9 +439,9 @@ func TestSlotsReturn(t *testing.T) {
 		for i := range at {
 			id := b.Open(uint64(i))
 			req := notifyText(b.AppendBranch(nil, id))
-			b.Request(now, id, Flow{Remote: peerAddr}, req)
+			b.Request(now, id, Flow{Remote: peerAddr}, req, nil)
 			reqs = append(reqs, req)
-			sid, fresh := b.Receive(serverRequest(t, UDP, map[string]string{"Via": fmt.Sprintf("SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK%d.%d", round, i)}))
+			sid, fresh := b.receive(serverRequest(t, UDP, map[string]string{"Via": fmt.Sprintf("SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK%d.%d", round, i)}))
 			if !fresh {
 				t.Fatal("not fresh")
 			}

@@ -7,7 +7,8 @@ import (
 )
 
 // AppendResponse starts a response to req: the status line, every Via, From,
-// To, Call-ID and CSeq (RFC 3261 section 8.2.6.2), each as it was received.
+// To, Call-ID and CSeq (RFC 3261 section 8.2.6.2), each as it was received. A
+// request that Parse refused may lack some of them; so does its response.
 // The caller adds its own fields and ends with AppendBody.
 //
 // An empty reason becomes ReasonPhrase(code). toTag is added to To unless the
@@ -43,18 +44,23 @@ func AppendResponse(dst []byte, req *Message, code int, reason, toTag string) []
 		}
 	}
 	dst = appendField(dst, "From: ", req.Header(HdrFrom))
-	dst = append(dst, "To: "...)
-	dst = append(dst, req.Header(HdrTo)...)
-	if toTag != "" && req.toOK && req.to.tag == nil {
-		dst = append(dst, ";tag="...)
-		dst = appendClean(dst, toTag)
+	if to := req.Header(HdrTo); to != nil {
+		dst = append(dst, "To: "...)
+		dst = append(dst, to...)
+		if toTag != "" && req.toOK && req.to.tag == nil {
+			dst = append(dst, ";tag="...)
+			dst = appendClean(dst, toTag)
+		}
+		dst = append(dst, '\r', '\n')
 	}
-	dst = append(dst, '\r', '\n')
 	dst = appendField(dst, "Call-ID: ", req.Header(HdrCallID))
 	return appendField(dst, "CSeq: ", req.Header(HdrCSeq))
 }
 
 func appendField(dst []byte, name string, value []byte) []byte {
+	if value == nil {
+		return dst
+	}
 	dst = append(dst, name...)
 	dst = append(dst, value...)
 	return append(dst, '\r', '\n')
@@ -103,6 +109,12 @@ func (v *Via) appendAnswer(dst, field []byte, src netip.AddrPort) []byte {
 	return dst
 }
 
+// appendRefusal answers a request that Parse refused and that is Answerable,
+// without state (RFC 3261 section 8.2.7).
+func appendRefusal(dst []byte, req *Message, pe *ParseError) []byte {
+	return AppendBody(AppendResponse(dst, req, pe.Code, pe.Reason, StatelessTag(req)), "", nil)
+}
+
 // AppendHeader writes one header field. Line ends in value become spaces, so
 // no value can start a field of its own.
 func AppendHeader(dst []byte, name, value string) []byte {
@@ -128,13 +140,17 @@ func appendClean(dst []byte, s string) []byte {
 // AppendBody ends a message: Content-Type if there is a body, Content-Length,
 // the empty line and the body.
 func AppendBody(dst []byte, contentType string, body []byte) []byte {
-	if len(body) > 0 {
+	return append(AppendBodyHead(dst, contentType, len(body)), body...)
+}
+
+// AppendBodyHead is AppendBody without the body, which is sent from where it is.
+func AppendBodyHead(dst []byte, contentType string, size int) []byte {
+	if size > 0 {
 		dst = AppendHeader(dst, "Content-Type", contentType)
 	}
 	dst = append(dst, "Content-Length: "...)
-	dst = strconv.AppendUint(dst, uint64(len(body)), 10)
-	dst = append(dst, "\r\n\r\n"...)
-	return append(dst, body...)
+	dst = strconv.AppendUint(dst, uint64(size), 10)
+	return append(dst, "\r\n\r\n"...)
 }
 
 // ReasonPhrase gives the usual reason phrase of a status code. A code without

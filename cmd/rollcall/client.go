@@ -411,8 +411,8 @@ func (a *agent) receive(m *sip.Message) {
 	if m.Method() == sip.ACK {
 		return
 	}
-	id, fresh := a.tx.Receive(m)
-	if !fresh {
+	id, arrival := a.tx.Receive(now, m)
+	if arrival == sip.Repeat {
 		return // answered from the stored response
 	}
 	a.tx.Respond(now, id, a.answer(m))
@@ -510,7 +510,7 @@ func (a *agent) request(build func(via string) ([]byte, netip.AddrPort), done fu
 	via = a.tx.AppendBranch(via, id)
 	msg, to := build(string(append(via, ";rport"...))) // NAT-02
 	a.pending[user] = &exchange{id, done}
-	if err := a.tx.Request(time.Now(), id, sip.Flow{Proto: a.proto, Local: a.local, Remote: to, Conn: a.conn}, msg); err != nil {
+	if err := a.tx.Request(time.Now(), id, sip.Flow{Proto: a.proto, Local: a.local, Remote: to, Conn: a.conn}, msg, nil); err != nil {
 		a.finish(user, reply{err: &unreachable{a.asked, err}})
 	}
 	return user
