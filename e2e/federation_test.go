@@ -20,8 +20,10 @@ func TestFederation(t *testing.T) {
 	dir := documents(t, map[string]string{"rls-services/global/index": service(list, joe, ann)})
 	serve := func(t *testing.T, domain, cert string, more ...string) *instance {
 		t.Helper()
-		return startOn(t, []string{"tls"}, append([]string{"--domain", domain, "--store", "memory", "--presence-auth", "open", "--notify-interval", "list=0",
-			"--tls-certificate", cert, "--tls-ca", certs.caFile, "--tls-client-auth", "require"}, more...)...)
+		return startOn(t, []string{"tls"}, append([]string{
+			"--domain", domain, "--store", "memory", "--presence-auth", "open", "--notify-interval", "list=0",
+			"--tls-certificate", cert, "--tls-ca", certs.caFile, "--tls-client-auth", "require",
+		}, more...)...)
 	}
 	// Nobody resolves example.org here: the next hop is this machine, by its
 	// address or by the one name that it is sure to have.
@@ -88,7 +90,12 @@ func TestFederation(t *testing.T) {
 			}
 			a.Quit()
 			u.subscribe(d, 0)
-			u.notify(d, 5*time.Second)
+			for end := time.Now().Add(10 * time.Second); ; {
+				n, ok := u.notify(d, time.Until(end))
+				if state, _ := n.SubscriptionState(); !ok || state == "terminated" {
+					break
+				}
+			}
 			com.idle()
 			org.idle()
 		})

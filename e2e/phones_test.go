@@ -16,8 +16,10 @@ func TestSIPp(t *testing.T) {
 		t.Run(transport, func(t *testing.T) {
 			o := peer.SIPpOptions{Server: in.addr, Transport: transport}
 			uri := "sip:sipp-" + transport + "@example.com"
-			w := peer.StartWatch(t, peer.WatchOptions{SIPpOptions: o, URI: uri, From: "sip:adam@example.com",
-				Phases: []peer.WatchPhase{{Expires: 600, Until: "three"}, {Expires: 600}, peer.Unsubscribe()}})
+			w := peer.StartWatch(t, peer.WatchOptions{
+				SIPpOptions: o, URI: uri, From: "sip:adam@example.com",
+				Phases: []peer.WatchPhase{{Expires: 600, Until: "three"}, {Expires: 600}, peer.Unsubscribe()},
+			})
 			w.WaitNotify(nil, 10*time.Second)
 			publish := func(steps ...peer.PublishStep) string {
 				t.Helper()

@@ -40,7 +40,7 @@ var onlyIn = map[string]string{
 	"github.com/jmoiron/sqlx": "sql", "github.com/lib/pq": "sql", "modernc.org/sqlite": "sql", "github.com/pressly/goose/v3": "sql", "database/sql": "sql",
 	"github.com/fsnotify/fsnotify": "xcapclient", "github.com/prometheus/client_golang/prometheus": "server", "github.com/urfave/cli/v2": "cmd/rollcall",
 	"github.com/icholy/digest":   "sip/auth",
-	"github.com/coder/websocket": "sip",
+	"github.com/coder/websocket": "sip", "github.com/emiago/sipgo": "e2e", // whose tests have it as a peer
 }
 
 // codecs turn bytes into values and back: no I/O, no logger.

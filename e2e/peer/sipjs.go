@@ -50,6 +50,9 @@ type sipjsEvent struct {
 	Raw    []byte `json:"raw"`
 }
 
+// nodeStart is how long Node may take to load SIP.js on a busy machine.
+const nodeStart = 30 * time.Second
+
 // WebSocketTrace is a message and the connection, numbered from 1, that it was on.
 type WebSocketTrace struct {
 	Trace
@@ -60,17 +63,17 @@ type WebSocketTrace struct {
 func StartSIPJS(t testing.TB, o SIPJSOptions) *SIPJS {
 	t.Helper()
 	s := startSIPJS(t, o)
-	if e := s.await(0, "the connection", func(e sipjsEvent) bool { return e.Event == "open" }); e.Text != "sip" {
+	if e := s.await(0, nodeStart, "the connection", func(e sipjsEvent) bool { return e.Event == "open" }); e.Text != "sip" {
 		t.Fatalf("SIP.js: the server chose the subprotocol %q, want sip (RFC 7118 section 4)", e.Text)
 	}
-	s.await(0, "ready", func(e sipjsEvent) bool { return e.Event == "ready" })
+	s.await(0, nodeStart, "ready", func(e sipjsEvent) bool { return e.Event == "ready" })
 	return s
 }
 
 // SIPJSRefused starts a user agent that must not get a connection, and returns why it did not.
 func SIPJSRefused(t testing.TB, o SIPJSOptions) string {
 	t.Helper()
-	return startSIPJS(t, o).await(0, "a failed connection", func(e sipjsEvent) bool { return e.Event == "failed" }).Text
+	return startSIPJS(t, o).await(0, nodeStart, "a failed connection", func(e sipjsEvent) bool { return e.Event == "failed" }).Text
 }
 
 func startSIPJS(t testing.TB, o SIPJSOptions) *SIPJS {
@@ -250,7 +253,7 @@ func (s *SIPJS) Destroy() {
 	s.t.Helper()
 	from := s.now()
 	s.send(map[string]any{"command": "destroy"})
-	s.await(from, "the connection's end", func(e sipjsEvent) bool { return e.Event == "closed" })
+	s.await(from, s.timeout, "the connection's end", func(e sipjsEvent) bool { return e.Event == "closed" })
 }
 
 // Reconnect opens a new connection for the same user agent: its dialogs live on.
@@ -258,7 +261,7 @@ func (s *SIPJS) Reconnect() {
 	s.t.Helper()
 	from := s.now()
 	s.send(map[string]any{"command": "reconnect"})
-	s.await(from, "the new connection", func(e sipjsEvent) bool { return e.Event == "open" })
+	s.await(from, s.timeout, "the new connection", func(e sipjsEvent) bool { return e.Event == "open" })
 }
 
 // Trace returns all messages so far, oldest first.
@@ -304,7 +307,7 @@ func (s *SIPJS) ask(method string, command map[string]any) Trace {
 	from := s.now()
 	s.send(command)
 	var request Trace
-	e := s.await(from, "the answer to "+method, func(e sipjsEvent) bool {
+	e := s.await(from, s.timeout, "the answer to "+method, func(e sipjsEvent) bool {
 		m := Trace{Raw: e.Raw}
 		if e.Event == "message" && e.Sent && m.IsRequest(method) {
 			request = m
@@ -315,11 +318,11 @@ func (s *SIPJS) ask(method string, command map[string]any) Trace {
 	return Trace{Raw: e.Raw}
 }
 
-func (s *SIPJS) await(from int, what string, cond func(sipjsEvent) bool) sipjsEvent {
+func (s *SIPJS) await(from int, timeout time.Duration, what string, cond func(sipjsEvent) bool) sipjsEvent {
 	s.t.Helper()
-	at := s.wait(from, s.timeout, func(e sipjsEvent) bool { return e.Event == "error" || cond(e) })
+	at := s.wait(from, timeout, func(e sipjsEvent) bool { return e.Event == "error" || cond(e) })
 	if at < 0 || s.events[at].Event == "error" {
-		s.t.Fatalf("SIP.js: %s: not within %v; events:\n%s", what, s.timeout, s.describe())
+		s.t.Fatalf("SIP.js: %s: not within %v; events:\n%s", what, timeout, s.describe())
 	}
 	return s.events[at]
 }
