@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"rollcall/sip"
+	"rollcall/sip/auth"
+	"rollcall/sip/body"
 )
 
 // subscription is a notifier-side dialog: the machine and what its messages
@@ -22,13 +24,13 @@ type subscription struct {
 	row     SubscriptionRow
 	uri     string // the resource as the watcher wrote it
 	flow    sip.Flow
-	others  []sip.Flow // where else the name of the next hop led
-	direct  bool       // NOTIFYs go to flow; otherwise by route set and remote target
-	found   bool       // ... whose name led to flow
-	seeking bool       // the next hop is being resolved
-	widened bool       // the NOTIFY in flight is too large for UDP and went to TCP
-	pleas   uint8      // credentials sent in a row without a 2xx
-	lists   bool       // the watcher supports eventlist
+	others  []sip.Flow    // where else the name of the next hop led
+	direct  bool          // NOTIFYs go to flow; otherwise by route set and remote target
+	found   bool          // ... whose name led to flow
+	seeking bool          // the next hop is being resolved
+	widened bool          // the NOTIFY in flight is too large for UDP and went to TCP
+	attempt *auth.Attempt // of the NOTIFY in flight, where we have credentials for anybody
+	lists   bool          // the watcher supports eventlist
 	stored  bool
 	dirty   bool
 	waiting bool // a NOTIFY was sent and has no answer yet
@@ -141,7 +143,7 @@ func (sh *shard) request(t *Turn, r *Request) *Error {
 		if err := unknownExtensions(m); err != nil {
 			return err
 		}
-		t.Reply(r, 200, "", "Allow", allow, "Accept", strings.Join(rt.opt.Packages.Types(), ", "), "Accept-Encoding", "identity",
+		t.Reply(r, 200, "", "Allow", allow, "Accept", strings.Join(rt.opt.Packages.Types(), ", "), "Accept-Encoding", body.AcceptEncoding,
 			"Accept-Language", "en", "Supported", "eventlist", "Allow-Events", rt.opt.Packages.AllowEvents())
 		return nil
 	case sip.CANCEL: // of a non-INVITE request it has no effect (CORE-24)
@@ -259,7 +261,7 @@ func refuseBody(m *sip.Message) *Error {
 			return nil
 		}
 	}
-	return Refuse(415, "No Body Taken In SUBSCRIBE", "Accept", "", "Accept-Encoding", "identity")
+	return Refuse(415, "No Body Taken In SUBSCRIBE", "Accept", "", "Accept-Encoding", body.AcceptEncoding)
 }
 
 // subscribe handles a SUBSCRIBE that opens a dialog, or polls.
@@ -684,7 +686,14 @@ func (sh *shard) notify(t *Turn, s *subscription, full bool) {
 	user := uint64(notifierComponent)<<56 | s.id
 	client := sh.tx.Open(user)
 	write := func() {
-		sh.headBuf = sip.AppendBodyHead(sh.appendNotify(sh.headBuf[:0], t, s, flow, client), ctype, len(body))
+		b := sh.appendNotify(sh.headBuf[:0], t, s, flow, client)
+		if l := sh.rt.opt.Login; l != nil {
+			if s.attempt == nil {
+				s.attempt = new(auth.Attempt)
+			}
+			b = l.Append(b, domainOf(s.nextHop()), "NOTIFY", s.row.RemoteTarget, body, s.attempt)
+		}
+		sh.headBuf = sip.AppendBodyHead(b, ctype, len(body))
 	}
 	write()
 	s.widened = false
@@ -910,9 +919,6 @@ func (sh *shard) appendNotify(b []byte, t *Turn, s *subscription, flow sip.Flow,
 	if s.isList() {
 		b = append(b, "Require: eventlist\r\n"...)
 	}
-	if l := sh.rt.opt.Login; l != nil {
-		b = l.Append(b, s.nextHop(), "NOTIFY", row.RemoteTarget)
-	}
 	return b
 }
 
@@ -981,14 +987,14 @@ func (sh *shard) notifyAnswered(t *Turn, s *subscription, status int, m *sip.Mes
 	switch {
 	case status < 300:
 		sh.rt.stats.NotifyOK.Add(1)
-		s.pleas = 0
-	case m != nil && (status == 401 || status == 407) && s.pleas < maxPleas && sh.challenged(s.nextHop(), m):
-		s.pleas++
+		s.attempt = nil
+	case s.attempt != nil && m != nil && sh.challenged(s.nextHop(), m, s.attempt):
 		ev.kind = evAgain
 	case s.found && sh.elsewhere(status, &s.flow, &s.others):
 		ev.kind = evAgain
 	default:
 		sh.notifyFailed(t, s, status, nil)
+		s.attempt = nil
 		s.found = false // look again (RFC 3263 section 4.3)
 		if m != nil {
 			ev.retryAfter = retryAfter(m)
@@ -997,13 +1003,19 @@ func (sh *shard) notifyAnswered(t *Turn, s *subscription, status int, m *sip.Mes
 	sh.step(t, s, ev)
 }
 
-// maxPleas bounds the attempts with credentials in a row.
-const maxPleas = 3
-
 // challenged takes a 401 or 407 and tells whether to try again with
 // credentials (RFC 3261 section 22.2).
-func (sh *shard) challenged(hop string, m *sip.Message) bool {
-	return sh.rt.opt.Login != nil && sh.rt.opt.Login.Challenged(hop, m)
+func (sh *shard) challenged(uri string, m *sip.Message, at *auth.Attempt) bool {
+	return (m.Status() == 401 || m.Status() == 407) && sh.rt.opt.Login != nil && sh.rt.opt.Login.Challenged(domainOf(uri), m, at)
+}
+
+// domainOf is the host of a URI.
+func domainOf(uri string) string {
+	u, err := sip.ParseURI(uri)
+	if err != nil {
+		return ""
+	}
+	return u.Host
 }
 
 // elsewhere moves on to the next target of a name after 503, a transport error
@@ -1052,7 +1064,7 @@ func (sh *shard) notifyUnsent(t *Turn, s *subscription, err error) {
 
 func (sh *shard) notifyFailed(t *Turn, s *subscription, status int, err error) {
 	sh.rt.stats.NotifyFailed.Add(1)
-	if n, ok := sh.rt.limit.Allow(t.Now); ok {
+	if n, ok := sh.rt.failed.Allow(t.Now); ok {
 		sh.rt.opt.Log.Info("NOTIFY failed", "dialog", s.row.ID, "event", s.row.Event, "resource", s.row.Resource,
 			"watcher", s.row.Watcher, "status", status, "err", orDash(err), "suppressed", n)
 	}

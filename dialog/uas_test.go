@@ -8,11 +8,13 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"rollcall/sip"
+	"rollcall/sip/body"
 )
 
 const (
@@ -159,7 +161,8 @@ func TestRefusals(t *testing.T) {
 		{name: "CORE-05 a body nobody understands: 415", headers: []string{"Content-Type: application/simple-filter+xml", "body:<x/>"}, status: 415},
 		{name: "CORE-05 handling=required", headers: []string{"Content-Type: text/plain", "Content-Disposition: render;handling=required", "body:x"}, status: 415},
 		{name: "CORE-05 handling=optional is no reason to refuse", headers: []string{"Content-Type: text/plain", "Content-Disposition: render;handling=Optional", "Expires: 0", "body:x"}, status: 200},
-		{name: "CORE-05 an encoding", headers: []string{"Content-Type: text/plain", "Content-Encoding: deflate", "body:x"}, status: 415, field: sip.HdrAcceptEncoding, want: "identity"},
+		{name: "CORE-05 an encoding", headers: []string{"Content-Type: text/plain", "Content-Encoding: deflate", "body:x"}, status: 415, field: sip.HdrAcceptEncoding, want: body.AcceptEncoding},
+		{name: "CORE-05 an encoding of nothing", headers: []string{"Content-Encoding: deflate", "Expires: 0"}, status: 200},
 		{name: "EV-03 an unknown package: 489 with Allow-Events", headers: []string{"Event: conference"}, status: 489, field: sip.HdrAllowEvents, want: allowEvents},
 		{name: "EV-02 packages are compared octet by octet", headers: []string{"Event: Presence"}, status: 489},
 		{name: "EV-03 no Event: 489", headers: []string{"-Event"}, status: 489, field: sip.HdrAllowEvents, want: allowEvents},
@@ -351,7 +354,7 @@ func TestOptions(t *testing.T) {
 	})
 	for h, want := range map[sip.HeaderID]string{
 		sip.HdrAllow: "SUBSCRIBE, NOTIFY, PUBLISH, OPTIONS", sip.HdrSupported: "eventlist",
-		sip.HdrAllowEvents: "presence, presence.winfo", sip.HdrAcceptEncoding: "identity",
+		sip.HdrAllowEvents: "presence, presence.winfo", sip.HdrAcceptEncoding: body.AcceptEncoding,
 		sip.HdrAccept: pidfType + ", application/watcherinfo+xml",
 	} {
 		t.Run("CORE-25 "+h.String(), func(t *testing.T) { wantHeader(t, m, h, want) })
@@ -878,12 +881,15 @@ func TestConnectionGone(t *testing.T) {
 					}
 				})
 				conn := sip.Flow{Proto: c.proto, Local: serverAddr, Remote: phoneAddr, Conn: 7}
+				var mu sync.Mutex // of what follows
 				live := conn
 				var notifies []*sip.Message
 				var tries []time.Duration
 				start := time.Now()
 				r.wire.next = senderFunc(func(f sip.Flow, b []byte, token uint64) error {
 					m := parse(t, b)
+					mu.Lock()
+					defer mu.Unlock()
 					switch {
 					case !m.IsRequest():
 						return nil
@@ -904,24 +910,33 @@ func TestConnectionGone(t *testing.T) {
 				p := &phone{t: t, addr: phoneAddr}
 				calls++
 				call := p.call(bob, alice)
-				send := func(headers ...string) {
+				send := func(flow sip.Flow, headers ...string) {
 					m := sip.NewMessage()
 					if err := m.Parse([]byte(call.text(append(headers, "Contact: <"+c.contact+">", "Via: SIP/2.0/"+c.proto.String()+" 192.0.2.1:5071;branch=z9hG4bK"+fmt.Sprint(call.cseq))...)), true); err != nil {
 						t.Fatal(err)
 					}
-					m.Flow = live
+					m.Flow = flow
 					r.Receive(m)
 					settle()
+				}
+				unlocked := func(f func()) {
+					mu.Unlock()
+					defer mu.Lock()
+					f()
 				}
 				confirm := func() {
 					ok := sip.NewMessage()
 					if err := ok.Parse(sip.AppendBody(sip.AppendResponse(nil, notifies[len(notifies)-1], 200, "", ""), "", nil), true); err != nil {
 						t.Fatal(err)
 					}
-					r.Receive(ok)
-					settle()
+					unlocked(func() {
+						r.Receive(ok)
+						settle()
+					})
 				}
-				send()
+				send(conn)
+				mu.Lock()
+				defer mu.Unlock()
 				if len(notifies) != 1 {
 					t.Fatalf("%d NOTIFYs on the connection", len(notifies))
 				}
@@ -929,9 +944,11 @@ func TestConnectionGone(t *testing.T) {
 				call.toTag = string(notifies[0].From().Tag())
 				live = sip.Flow{}
 				start = time.Now()
-				r.set(alice, active("second"))
-				time.Sleep(4 * time.Minute)
-				settle()
+				unlocked(func() {
+					r.set(alice, active("second"))
+					time.Sleep(4 * time.Minute)
+					settle()
+				})
 				if r.Stats().Subscriptions.Load() != 1 {
 					t.Fatal("forgotten too early")
 				}
@@ -942,14 +959,16 @@ func TestConnectionGone(t *testing.T) {
 					live = conn
 					live.Conn = 8
 					call.cseq++
-					send()
+					unlocked(func() { send(live) })
 					if len(notifies) != 2 || string(notifies[1].Body()) != "second" || notifies[1].CSeq() != notifies[0].CSeq()+1 {
 						t.Fatalf("after the return: %d NOTIFYs", len(notifies))
 					}
 					confirm()
 				}
-				time.Sleep(2 * time.Minute)
-				settle()
+				unlocked(func() {
+					time.Sleep(2 * time.Minute)
+					settle()
+				})
 				want := int64(0)
 				if c.back || c.fallback {
 					want = 1

@@ -50,6 +50,8 @@ func TestConfigFaults(t *testing.T) {
 		{"remote", func(c *server.Config) { c.Remote = map[string]string{"example.org": "192.0.2.9"} }, []string{"remote: example.org=192.0.2.9"}},
 		{"interval", func(c *server.Config) { c.NotifyInterval = map[string]string{"presence": "5", "list": "-1s"} }, []string{"presence=5", "list=-1s"}},
 		{"interval of no package", func(c *server.Config) { c.NotifyInterval = map[string]string{"dialog": "5s"} }, []string{`"dialog" is not a package`}},
+		{"rates", func(c *server.Config) { c.RatePerSource, c.RateTotal = -1, 1_000_001 }, []string{"rate_per_source: -1", "rate_total: 1000001"}},
+		{"no rates", func(c *server.Config) { c.RatePerSource, c.RateTotal = 0, 1_000_000 }, nil},
 		{"log level", func(c *server.Config) { c.LogLevel = "loud" }, []string{"log_level:"}},
 		{"all at once", func(c *server.Config) { c.Listen, c.Sync, c.Durability, c.LogLevel = nil, "x", "x", "x" }, []string{"listen:", "sync:", "durability:", "log_level:"}},
 	} {

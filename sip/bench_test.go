@@ -75,3 +75,13 @@ func BenchmarkURIKey(b *testing.B) {
 		}
 	}
 }
+
+func BenchmarkPlain(b *testing.B) {
+	uri := []byte("sip:alice@example.com:5070")
+	b.ReportAllocs()
+	for b.Loop() {
+		if aor, _, ok := Plain(uri); !ok || string(aor) != "sip:alice@example.com" {
+			b.Fatal(string(aor))
+		}
+	}
+}

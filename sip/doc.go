@@ -27,6 +27,11 @@
 // datagram without Content-Length. What is not: anything that two parsers
 // could read differently.
 //
+// A Guard stands where messages pass between a transport and its user: Stats
+// counts and times them, Trace shows them to whoever asks, Limiter refuses
+// those of a source that sends too much. Its parts know a clock and are used by
+// many goroutines; none starts one.
+//
 // RFC 3261 sections 7, 18.3, 19.1, 20 and 25; RFC 3581; RFC 3966, 3859 and 3860 for
 // URIs; RFC 4475 as test.
 //

@@ -1,6 +1,7 @@
 package sip
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -37,6 +38,7 @@ type EndpointOptions struct {
 	Receive Receiver              // whole, parsed messages; required
 	Failed  func(ClientID, error) // a message sent with this token did not leave
 	Log     *slog.Logger
+	Guard   *Guard // counts, shows and limits messages; may be nil
 
 	ServerTLS *tls.Config // for tls and wss listeners, which need it; its ClientAuth decides whether peers show certificates
 	ClientTLS *tls.Config // for connections we open: roots and our own certificate; nil: the system's roots, none
@@ -212,7 +214,9 @@ func (e *Endpoint) parse(m *Message, stream bool) bool {
 	m.At = time.Now()
 	err := m.Parse(m.Raw, stream)
 	if err == nil {
-		e.opt.Receive(m)
+		if e.opt.Guard.Received(m, e) {
+			e.opt.Receive(m)
+		}
 		return true
 	}
 	var pe *ParseError
@@ -241,7 +245,7 @@ func (e *Endpoint) lost(f Flow, b []byte, framing error) {
 // refuse answers a bad message if it can be answered, reports and releases it.
 func (e *Endpoint) refuse(m *Message, pe ParseError) (answered bool) {
 	e.stats.Malformed.Add(1)
-	if pe.Answerable && m.IsRequest() && m.Method() != ACK {
+	if e.opt.Guard.Malformed(m, pe.Reason) && pe.Answerable && m.IsRequest() && m.Method() != ACK {
 		resp := AppendResponse(nil, m, pe.Code, pe.Reason, StatelessTag(m))
 		resp = AppendBody(resp, "", nil)
 		answered = e.Send(ResponseFlow(m), resp, 0) == nil
@@ -271,6 +275,7 @@ func (e *Endpoint) Send(f Flow, b []byte, token uint64) error { return e.SendPar
 
 // SendParts implements PartsSender.
 func (e *Endpoint) SendParts(f Flow, head, body []byte, token uint64) error {
+	e.opt.Guard.Sent(f, head, body)
 	var err error
 	if f.Proto == UDP {
 		err = e.sendPacket(f, head, body, token)
@@ -337,4 +342,11 @@ func (l *LogLimit) Allow(now time.Time) (suppressed int, ok bool) {
 	}
 	suppressed, l.dropped = l.dropped, 0
 	return suppressed, true
+}
+
+// Log writes a line that a peer can cause, if Allow allows it.
+func (l *LogLimit) Log(now time.Time, log *slog.Logger, level slog.Level, msg string, args ...any) {
+	if n, ok := l.Allow(now); ok {
+		log.Log(context.Background(), level, msg, append(args, "suppressed", n)...)
+	}
 }

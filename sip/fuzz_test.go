@@ -186,7 +186,7 @@ func FuzzURI(f *testing.F) {
 	seeds := []string{
 		"sip:alice@example.com", "sips:a:b@[2001:db8::1]:5061;transport=tcp;lr?a=b&c=d", "pres:a@example.com", "im:a@example.com",
 		"tel:+1-201-555-0123;ext=1.2;phone-context=+1-2", "sip:%61%2B%c3;x@h.;%6C%72;a=b", "sip:h;gr;x=[y]?z",
-		"sip:a@h;ttl=1;a=1;a=2;A=%31", "sip:a@h?b=2&a=1", "sip:a@h?a=1&B=2",
+		"sip:a@b.example.com:5070", "sip:a@h.:1", "sip:a@h;ttl=1;a=1;a=2;A=%31", "sip:a@h?b=2&a=1", "sip:a@h?a=1&B=2",
 	}
 	for i, s := range seeds {
 		f.Add(s, seeds[(i+1)%len(seeds)])
@@ -194,6 +194,7 @@ func FuzzURI(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, a, b string) {
 		read := func(s string) (URI, bool) {
+			checkPlain(t, s)
 			u, err := ParseURI(s)
 			if err != nil {
 				if u != (URI{}) {

@@ -220,8 +220,8 @@ func (m *Message) lines(b []byte, i int) bool {
 		returns++
 	}
 	for line := 2; ; line++ {
-		if i >= len(b) {
-			m.truncated(i)
+		if i >= len(b) || b[i] == '\r' && i+1 == len(b) {
+			m.truncated(len(b))
 			return false
 		}
 		if c := b[i]; c == '\n' {
@@ -240,10 +240,14 @@ func (m *Message) lines(b []byte, i int) bool {
 		if i < len(b) && b[i] != ':' {
 			i = skipSpace(b, i)
 		}
+		if i >= len(b) {
+			m.truncated(i)
+			return false
+		}
 		good := true
-		if i >= len(b) || b[i] != ':' || e == s {
+		if b[i] != ':' || e == s {
 			good = false
-			if s < len(b) && (b[s] == ' ' || b[s] == '\t') {
+			if b[s] == ' ' || b[s] == '\t' {
 				m.failLine(line, "header name starts with a space")
 			} else {
 				m.failLine(line, "no header name and colon")

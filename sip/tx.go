@@ -76,6 +76,8 @@ const tryingAfter = T1 + 2*T1 + 4*T1
 // Transactions holds the non-INVITE transactions (RFC 3261 sections 17.1.2 and
 // 17.2.2) of one shard. It has one owner: no lock, no goroutine, no clock.
 type Transactions struct {
+	Stats *Stats // may be nil; set before use
+
 	shard  uint8
 	sender PartsSender
 	wheel  *Wheel // timers E and F
@@ -108,6 +110,7 @@ type serverTx struct {
 	req    *Message // of a request that is kept by its user, until it is answered
 	gen    uint32
 	state  serverState
+	method Method
 }
 
 type serverState uint8
@@ -129,6 +132,7 @@ type clientTx struct {
 	timer    Timer
 	interval int32 // next timer E, in milliseconds
 	live     bool
+	method   Method
 }
 
 // place is a Flow without what only an opening connection needs. There may be
@@ -321,6 +325,7 @@ func (t *Transactions) Receive(now time.Time, m *Message) (ServerID, Arrival) {
 	key := t.key(m, m.MethodToken())
 	if i, ok := t.servers[key]; ok {
 		s := &t.server[i]
+		t.Stats.CountAbsorbed(m.Method())
 		if s.state == serverCompleted {
 			t.sender.SendParts(t.places.unpack(s.place), s.resp, nil, 0)
 		}
@@ -335,7 +340,11 @@ func (t *Transactions) Receive(now time.Time, m *Message) (ServerID, Arrival) {
 		i = uint32(len(t.server) - 1)
 	}
 	s := &t.server[i]
-	*s = serverTx{key: key, at: t.since(now), place: t.places.pack(ResponseFlow(m)), gen: s.gen + 1, state: serverTrying}
+	came := now
+	if !m.At.IsZero() { // its wait in the mailbox counts
+		came = m.At
+	}
+	*s = serverTx{key: key, at: t.since(came), place: t.places.pack(ResponseFlow(m)), gen: s.gen + 1, state: serverTrying, method: m.Method()}
 	t.servers[key] = i
 	t.live.servers++
 	if !m.Flow.Proto.Reliable() {
@@ -411,6 +420,7 @@ func (t *Transactions) Respond(now time.Time, id ServerID, resp []byte) time.Dur
 		s.merged = 0
 	}
 	took := t.since(now) - s.at
+	t.Stats.ObserveServer(s.method, time.Duration(took))
 	if s.place.proto.Reliable() {
 		t.endServer(i)
 	} else {
@@ -549,7 +559,9 @@ func (t *Transactions) Request(now time.Time, id ClientID, flow Flow, head, body
 	if c == nil {
 		return nil
 	}
+	c.method, _ = glance(head)
 	if err := t.sender.SendParts(flow, head, body, uint64(id)); err != nil {
+		t.Stats.CountFailure(c.method, Undelivered)
 		t.endClient(i)
 		return err
 	}
@@ -589,6 +601,7 @@ func (t *Transactions) Response(now time.Time, m *Message) (out Outcome, final, 
 		return Outcome{User: c.user, Status: m.Status()}, false, true
 	}
 	out = Outcome{User: c.user, Status: m.Status()}
+	t.Stats.ObserveClient(c.method, time.Duration(t.since(now)-c.at))
 	t.endClient(i)
 	return out, true, true
 }
@@ -600,6 +613,7 @@ func (t *Transactions) Fail(id ClientID) (Outcome, bool) {
 		return Outcome{}, false
 	}
 	out := Outcome{User: c.user, Status: 503}
+	t.Stats.CountFailure(c.method, Undelivered)
 	t.endClient(i)
 	return out, true
 }
@@ -634,6 +648,7 @@ func (t *Transactions) Advance(now time.Time, timeout func(Outcome)) {
 		if left <= 0 {
 			out := Outcome{User: c.user, Status: 408}
 			c.timer = 0
+			t.Stats.CountFailure(c.method, TimedOut)
 			t.endClient(i)
 			timeout(out)
 			return

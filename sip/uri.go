@@ -399,6 +399,54 @@ func (u URI) Key() string {
 	return string(b)
 }
 
+// Plain divides a URI that is its own Key: sip:user@host or sip:user@host:port,
+// without capitals in the host, escapes, parameters or headers. Nearly all are,
+// and need neither parsing nor a copy. aor is the URI without its port.
+func Plain[T []byte | string](uri T) (aor, host T, ok bool) {
+	const scheme = "sip:"
+	if len(uri) < len(scheme) || string(uri[:len(scheme)]) != scheme {
+		return aor, host, false
+	}
+	i := len(scheme)
+	for i < len(uri) && class[uri[i]]&cUser != 0 {
+		i++
+	}
+	if i == len(scheme) || i == len(uri) || uri[i] != '@' {
+		return aor, host, false
+	}
+	begin := i + 1
+	last := byte('.') // none may be first, last or follow another
+	for i = begin; i < len(uri) && uri[i] != ':'; i++ {
+		c := uri[i]
+		if class[c]&cHost == 0 || c != lower(c) || c == '.' && last == '.' {
+			return aor, host, false
+		}
+		last = c
+	}
+	if last == '.' {
+		return aor, host, false
+	}
+	if i < len(uri) && !plainPort(uri[i+1:]) {
+		return aor, host, false
+	}
+	return uri[:i], uri[begin:i], true
+}
+
+// plainPort tells whether a port is written in its shortest form.
+func plainPort[T []byte | string](s T) bool {
+	if len(s) == 0 || len(s) > 5 || s[0] == '0' {
+		return false
+	}
+	n := 0
+	for i := 0; i < len(s); i++ {
+		if class[s[i]]&cDigit == 0 {
+			return false
+		}
+		n = 10*n + int(s[i]-'0')
+	}
+	return n <= 65535
+}
+
 func appendDigits(b []byte, s string) []byte {
 	for i := 0; i < len(s); i++ {
 		if !isVisual(s[i]) {

@@ -159,3 +159,71 @@ func TestURIKey(t *testing.T) {
 		}
 	}
 }
+
+// checkPlain compares Plain with the way it spares.
+func checkPlain(t *testing.T, s string) (ok bool) {
+	t.Helper()
+	aor, host, ok := Plain(s)
+	u, err := ParseURI(s)
+	if !ok {
+		if aor != "" || host != "" {
+			t.Errorf("%q: %q and %q besides false", s, aor, host)
+		}
+		return false
+	}
+	if err != nil || u.Key() != s || u.Host != host {
+		t.Errorf("%q is plain with host %q, but %v, key %q, host %q", s, host, err, u.Key(), u.Host)
+	}
+	if u.Port = 0; u.Key() != aor {
+		t.Errorf("%q: %q, want %q", s, aor, u.Key())
+	}
+	if a, h, ok := Plain([]byte(s)); !ok || string(a) != aor || string(h) != host {
+		t.Errorf("%q as octets: %q %q %v", s, a, h, ok)
+	}
+	return true
+}
+
+func TestPlain(t *testing.T) {
+	for _, c := range []struct {
+		uri  string
+		want bool
+	}{
+		{"sip:alice@example.com", true},
+		{"sip:Alice+1.x_y@a-b.example.com", true}, // a user keeps its case
+		{"sip:a&=+$,?/b@example.com", true},
+		{"sip:alice@192.0.2.1:5070", true},
+		{"sip:a@h:1", true},
+		{"sip:a@h:65535", true},
+		{"sip:a@h:65536", false},
+		{"sip:a@h:0", false},
+		{"sip:a@h:05060", false},
+		{"sip:a@h:", false},
+		{"sip:a@h:5060x", false},
+		{"sip:a@h:99999999999999999999", false},
+		{"sip:example.com", false},
+		{"sip:@example.com", false},
+		{"sip:a@", false},
+		{"sip:a@Example.com", false},
+		{"sip:a@example.com.", false},
+		{"sip:a@.example.com", false},
+		{"sip:a@example..com", false},
+		{"sip:a@[2001:db8::1]", false},
+		{"sip:a:secret@example.com", false},
+		{"sip:a;b@example.com", false},
+		{"sip:%61@example.com", false},
+		{"sip:a@example.com;transport=tcp", false},
+		{"sip:a@example.com?a=b", false},
+		{"sip:a@b@example.com", false},
+		{"sip:a b@example.com", false},
+		{"sip:\xc3\xa9@example.com", false},
+		{"SIP:a@example.com", false},
+		{"sips:a@example.com", false},
+		{"tel:+12025550100", false},
+		{"sip:", false},
+		{"", false},
+	} {
+		if got := checkPlain(t, c.uri); got != c.want {
+			t.Errorf("%q is plain: %v, want %v", c.uri, got, c.want)
+		}
+	}
+}
