@@ -25,7 +25,7 @@ func TestDeafPeer(t *testing.T) {
 			opt    EndpointOptions
 			reason CloseReason
 		}{
-			{"queue", EndpointOptions{WriteQueue: 8 << 20}, ClosedLimit},
+			{"queue", EndpointOptions{WriteQueue: 2 << 20, WriteTimeout: time.Minute}, ClosedLimit},
 			{"timeout", EndpointOptions{WriteQueue: 64 << 20, WriteTimeout: 30 * time.Millisecond}, ClosedSlow},
 		} {
 			t.Run(proto.String()+" "+c.name, func(t *testing.T) {
@@ -54,7 +54,8 @@ func TestDeafPeer(t *testing.T) {
 					if err = w.Send(flow, big, uint64(id)); err != nil {
 						reported[id] = true
 					}
-					if id%50 == 0 {
+					if id%20 == 0 {
+						good.SetDeadline(time.Now().Add(patience))
 						good.write(framed(0, nil))
 						respond(t, w, w.receive(), 200)
 						if m := good.message(); m.Status() != 200 {
@@ -98,12 +99,13 @@ func clientFrame(s string) string {
 // keeps alive is not.
 func TestSlowPeers(t *testing.T) {
 	cert := siptest.NewCA(t).Issue(t, siptest.Leaf{IPs: []string{"127.0.0.1"}})
-	w := newWireEnd(t, EndpointOptions{MessageTimeout: 150 * time.Millisecond, ServerTLS: serverConfig(cert)})
+	w := newWireEnd(t, EndpointOptions{MessageTimeout: 250 * time.Millisecond, ServerTLS: serverConfig(cert)})
 	tcp, ws, secure := w.listen(TCP), w.listen(WS), w.listen(TLS)
 	whole := framed(0, nil)
 	alive := dialPeer(t, "tcp", tcp)
 	ping := func() {
 		t.Helper()
+		alive.SetDeadline(time.Now().Add(patience))
 		alive.write("\r\n\r\n")
 		if _, err := io.ReadFull(alive, make([]byte, 2)); err != nil {
 			t.Fatal(err)

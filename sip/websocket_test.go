@@ -306,7 +306,7 @@ func TestWebSocketMessages(t *testing.T) {
 }
 
 func TestWebSocketIdle(t *testing.T) {
-	w := newWireEnd(t, EndpointOptions{IdleTimeout: 50 * time.Millisecond})
+	w := newWireEnd(t, EndpointOptions{IdleTimeout: 200 * time.Millisecond})
 	p := dialWeb(t, "ws://"+w.listen(WS).String(), nil)
 	p.send(websocket.MessageText, framed(0, nil))
 	w.receive()
