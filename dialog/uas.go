@@ -28,7 +28,7 @@ type subscription struct {
 	direct  bool          // NOTIFYs go to flow; otherwise by route set and remote target
 	found   bool          // ... whose name led to flow
 	seeking bool          // the next hop is being resolved
-	widened bool          // the NOTIFY in flight is too large for UDP and went to TCP
+	widened *carried      // by the NOTIFY in flight, which is too large for UDP and went to TCP
 	attempt *auth.Attempt // of the NOTIFY in flight, where we have credentials for anybody
 	lists   bool          // the watcher supports eventlist
 	stored  bool
@@ -683,8 +683,23 @@ func (sh *shard) notify(t *Turn, s *subscription, full bool) {
 	if !ok {
 		return
 	}
-	body, ctype := sh.render(t, s, full)
-	body, coded := sh.encode(s, body)
+	var c carried
+	c.body, c.ctype = sh.render(t, s, full)
+	c.body, c.coded = sh.encode(s, c.body)
+	sh.rt.stats.Notifies.Add(1)
+	sh.sendNotify(t, s, flow, c, true)
+}
+
+// carried is the body of a NOTIFY.
+type carried struct {
+	body  []byte
+	ctype string
+	coded bool // it has the subscription's encoding
+}
+
+// sendNotify writes and sends a NOTIFY with the machine's CSeq, over TCP if it
+// is large and may be widened.
+func (sh *shard) sendNotify(t *Turn, s *subscription, flow sip.Flow, c carried, widen bool) {
 	user := uint64(notifierComponent)<<56 | s.id
 	client := sh.tx.Open(user)
 	write := func() {
@@ -693,23 +708,22 @@ func (sh *shard) notify(t *Turn, s *subscription, full bool) {
 			if s.attempt == nil {
 				s.attempt = new(auth.Attempt)
 			}
-			b = l.Append(b, domainOf(s.nextHop()), "NOTIFY", s.row.RemoteTarget, body, s.attempt)
+			b = l.Append(b, domainOf(s.nextHop()), "NOTIFY", s.row.RemoteTarget, c.body, s.attempt)
 		}
-		if coded {
+		if c.coded {
 			b = sip.AppendHeader(b, "Content-Encoding", s.row.Encoding)
 		}
-		sh.headBuf = sip.AppendBodyHead(b, ctype, len(body))
+		sh.headBuf = sip.AppendBodyHead(b, c.ctype, len(c.body))
 	}
 	write()
-	s.widened = false
-	if len(sh.headBuf)+len(body) > largeRequest && flow.Proto == sip.UDP && (!s.direct || s.openTo(flow)) {
+	s.widened = nil
+	if widen && len(sh.headBuf)+len(c.body) > largeRequest && flow.Proto == sip.UDP && (!s.direct || s.openTo(flow)) {
 		if wide, ok := sh.widen(flow); ok {
-			s.widened, flow = true, wide
+			s.widened, flow = &c, wide
 			write()
 		}
 	}
-	sh.rt.stats.Notifies.Add(1)
-	t.sends = append(t.sends, send{client: client, user: user, flow: flow, head: bytes.Clone(sh.headBuf), body: body})
+	t.sends = append(t.sends, send{client: client, user: user, flow: flow, head: bytes.Clone(sh.headBuf), body: c.body})
 }
 
 // smallBody is the size in bytes up to which a body is not worth compressing.
@@ -1087,7 +1101,12 @@ func (sh *shard) notifyUnsent(t *Turn, s *subscription, err error) {
 	ev := notifierEvent{kind: evUnsent}
 	switch {
 	case err == nil:
-	case s.widened: // the refusal is remembered: now over UDP
+	case s.widened != nil: // the same over UDP
+		if flow, ok := sh.hop(t, s); ok {
+			s.waiting = true
+			sh.sendNotify(t, s, flow, *s.widened, false)
+			return
+		}
 		err = nil
 	case s.direct && s.flow.Proto.Reliable() && s.openTo(s.flow):
 		s.direct = false

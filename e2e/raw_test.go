@@ -287,16 +287,15 @@ func TestBadInput(t *testing.T) {
 	in.clean()
 }
 
-// TestUntrustedPeer: nobody speaks for a user from an address that is not
-// trusted.
+// TestUntrustedPeer: who is not at a trusted address has to log in.
 func TestUntrustedPeer(t *testing.T) {
 	in := start(t, "--domain", "example.com", "--store", "memory", "--trust", "192.0.2.0/24")
 	u := newUA(t, in.addr)
-	if status, _ := u.publish("sip:joe@example.com", "", string(pidf("sip:joe@example.com", "open", "x")), 600); status != 403 {
-		t.Errorf("PUBLISH: %d, want 403", status)
+	if status, _ := u.publish("sip:joe@example.com", "", string(pidf("sip:joe@example.com", "open", "x")), 600); status != 401 {
+		t.Errorf("PUBLISH: %d, want 401", status)
 	}
-	if a := u.subscribe(u.dialog("sip:adam@example.com", "sip:joe@example.com"), 600); a.Status() != 403 {
-		t.Errorf("SUBSCRIBE: %d, want 403", a.Status())
+	if a := u.subscribe(u.dialog("sip:adam@example.com", "sip:joe@example.com"), 600); a.Status() != 401 {
+		t.Errorf("SUBSCRIBE: %d, want 401", a.Status())
 	}
 }
 
