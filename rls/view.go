@@ -36,6 +36,7 @@ type node struct {
 	names   []rlmi.Name
 	items   []*member
 	version uint32 // of the next document about a nested list
+	within  uint32 // version of the list around, in the newest document
 	sent    bool
 	renamed bool // since it was sent
 	resumed bool // it was sent before a restart
@@ -315,6 +316,10 @@ func (r *renderer) member(m *member, full bool) (inst rlmi.Instance, part rlmi.P
 		if !c.sent && c.resumed { // nested versions are not stored: this is above any that was sent
 			c.version = r.w.Version
 		}
+		if c.sent && c.within == r.w.Version { // that NOTIFY did not leave, and is rendered again
+			c.version--
+		}
+		c.within = r.w.Version
 		body, ctype := r.nested(c, m.uri, full || !c.sent, "l"+num+".")
 		c.version++
 		return rlmi.Active("i"+num, cid), rlmi.Part{CID: cid, ContentType: ctype, Body: body}, true
