@@ -37,6 +37,7 @@ type Server struct {
 	log *slog.Logger
 
 	store    *sql.Store
+	users    *userSource
 	docs     *xcapclient.Client
 	stored   *xcapclient.StoredSource
 	rules    *ruleCache
@@ -99,7 +100,12 @@ func New(cfg Config, log *slog.Logger, opts ...Option) (*Server, error) {
 	if s.store, err = sql.Open(ctx, cfg.Store, sql.Options{Sync: sync}); err != nil {
 		return nil, fmt.Errorf("store %s: %w", Mask(cfg.Store), err)
 	}
+	if s.users, err = openUsers(ctx, cfg.Users, s.store, log.With("component", "users")); err != nil {
+		s.store.Close()
+		return nil, fmt.Errorf("users: %w", err)
+	}
 	if err := s.openDocuments(); err != nil {
+		s.users.close()
 		s.store.Close()
 		return nil, err
 	}
@@ -333,6 +339,7 @@ func (s *Server) Start(ctx context.Context) (err error) {
 			s.log.Error("documents are not watched any more", "err", err)
 		}
 	})
+	s.over.Go(func() { s.users.run(run) })
 	restored, err := s.recover(ctx)
 	if err != nil {
 		return fmt.Errorf("recovery: %w", err)
@@ -429,7 +436,7 @@ func (s *Server) Stop(ctx context.Context) error {
 		s.cancel()
 		s.network.Close()
 		s.over.Wait()
-		err = errors.Join(err, s.store.Close())
+		err = errors.Join(err, s.users.close(), s.store.Close())
 	})
 	return err
 }
@@ -447,6 +454,7 @@ func (s *Server) abort() {
 		}
 		s.network.Close()
 		s.over.Wait()
+		s.users.close()
 		s.store.Close()
 	})
 }
