@@ -31,6 +31,7 @@ type Config struct {
 	Store          string            `yaml:"store"`           // memory, sqlite:PATH, postgres://...
 	Durability     string            `yaml:"durability"`      // memory, write-back, write-through
 	Sync           string            `yaml:"sync"`            // normal or full
+	Users          string            `yaml:"users"`           // store, file:PATH, sqlite:PATH, postgres://...; "": store
 	XCAP           []string          `yaml:"xcap"`            // directory, http(s):// root, or store; first match wins
 	XCAPServer     *bool             `yaml:"xcap_server"`     // serve XCAP out of the store; nil: when xcap has store
 	XCAPRoot       []string          `yaml:"xcap_root"`       // further root URIs that mean our own documents
@@ -54,7 +55,7 @@ func Default() Config {
 	return Config{
 		Listen: []string{"udp:127.0.0.1:5060", "tcp:127.0.0.1:5060"}, HTTP: "127.0.0.1:8080",
 		Domain: []string{"localhost", "127.0.0.1"}, Store: "sqlite:" + filepath.Join(stateDir(), "rollcall.db"),
-		Durability: "write-through", Sync: "normal", XCAP: []string{"store"}, PresenceAuth: "confirm",
+		Durability: "write-through", Sync: "normal", Users: "store", XCAP: []string{"store"}, PresenceAuth: "confirm",
 		Trust: []string{"127.0.0.0/8", "::1/128"}, Digest: []string{"SHA-256", "MD5"}, TLSClientAuth: "none", RatePerSource: 100, LogLevel: "info",
 	}
 }
@@ -160,6 +161,16 @@ func (c *Config) settings() (*settings, error) {
 		s.fullSync = true
 	default:
 		fault("sync", "%q is neither normal nor full", c.Sync)
+	}
+	switch path, file := strings.CutPrefix(c.Users, "file:"); {
+	case c.Users == "", c.Users == "store":
+	case file && path != "":
+		if _, err := readUserFile(path); err != nil {
+			fault("users", "%v", err)
+		}
+	case strings.HasPrefix(c.Users, "sqlite:") && len(c.Users) > len("sqlite:"), strings.HasPrefix(c.Users, "postgres://"), strings.HasPrefix(c.Users, "postgresql://"):
+	default:
+		fault("users", "%q is none of store, file:PATH, sqlite:PATH, postgres://...", Mask(c.Users))
 	}
 	stored := false
 	for _, x := range c.XCAP {

@@ -17,6 +17,10 @@ func TestConfigFaults(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	bad := filepath.Join(t.TempDir(), "bad")
+	if err := os.WriteFile(bad, []byte("alice:secret\n# ok\nbob\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name   string
 		change func(c *server.Config)
@@ -29,7 +33,7 @@ func TestConfigFaults(t *testing.T) {
 			c.XCAP, c.XCAPServer, c.Trust = []string{t.TempDir(), "https://xcap.example.com/root", "store"}, &yes, []string{"10.0.0.0/8", "192.0.2.7", "::1/128"}
 			c.Remote = map[string]string{"example.org": "sip:192.0.2.9:5070;transport=tcp"}
 			c.NotifyInterval = map[string]string{"presence": "5s", "presence.winfo": "0", "list": "250ms"}
-			c.LogLevel = "debug"
+			c.LogLevel, c.Users = "debug", "postgres://u:p@db/kamailio"
 		}, nil},
 		{"no listener", func(c *server.Config) { c.Listen = nil }, []string{"listen: at least one"}},
 		{"listener without transport", func(c *server.Config) { c.Listen = []string{"127.0.0.1:5060"} }, []string{"listen:"}},
@@ -40,6 +44,10 @@ func TestConfigFaults(t *testing.T) {
 		{"domain that is an address of record", func(c *server.Config) { c.Domain = []string{"alice@example.com", ""} }, []string{`"alice@example.com" is not a domain`, `"" is not a domain`}},
 		{"store", func(c *server.Config) { c.Store = "mysql://root:secret@db/x" }, []string{"store:"}},
 		{"sqlite without a file", func(c *server.Config) { c.Store = "sqlite:" }, []string{"store:"}},
+		{"users", func(c *server.Config) { c.Users = "mysql://root:secret@db/x" }, []string{"users:"}},
+		{"users nowhere", func(c *server.Config) { c.Users = "file:" + file + ".none" }, []string{"users: open"}},
+		{"users without a file", func(c *server.Config) { c.Users = "file:" }, []string{"users:"}},
+		{"users with bad lines", func(c *server.Config) { c.Users = "file:" + bad }, []string{bad + ":1: ", bad + ":3: "}},
 		{"durability", func(c *server.Config) { c.Durability = "eventually" }, []string{"durability:"}},
 		{"sync", func(c *server.Config) { c.Sync = "off" }, []string{"sync:"}},
 		{"xcap is a file", func(c *server.Config) { c.XCAP = []string{file} }, []string{"xcap:"}},

@@ -50,6 +50,9 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /api/v1/presentity", s.apiPresentity)
 	mux.HandleFunc("GET /api/v1/subscriptions", s.apiSubscriptions)
 	mux.HandleFunc("GET /api/v1/trace", s.apiTrace)
+	mux.HandleFunc("GET /api/v1/users", s.apiUsers)
+	mux.HandleFunc("PUT /api/v1/user", s.apiPutUser)
+	mux.HandleFunc("DELETE /api/v1/user", s.apiDeleteUser)
 	if s.set.xcapServer {
 		mux.HandleFunc(xcapPath+"/", s.xcap)
 	}

@@ -14,15 +14,6 @@ import (
 	"rollcall/sip/auth"
 )
 
-// users knows the secrets of those who may log in.
-type users interface {
-	// Cached answers without waiting; known is false when it cannot. A user who
-	// does not exist is known and has no secrets.
-	Cached(user, realm string) (s auth.Secrets, known bool)
-	// Fetch may wait. Cached knows the answer afterwards.
-	Fetch(ctx context.Context, user, realm string) (auth.Secrets, error)
-}
-
 // authStats counts requests by what came of their credentials (auth.Result).
 type authStats [auth.OK + 1]atomic.Uint64
 
@@ -133,12 +124,4 @@ func (s *Server) loggedIn(m *sip.Message, cred auth.Credentials) (dialog.Identit
 		return dialog.Identity{}, nil, &dialog.Error{Status: 403, Reason: "From Is Not Who Logged In", Err: authError("logged in as " + self)}
 	}
 	return dialog.Identity{URI: self}, nil, nil
-}
-
-// nobody is a source without users.
-type nobody struct{}
-
-func (nobody) Cached(string, string) (auth.Secrets, bool) { return auth.Secrets{}, true }
-func (nobody) Fetch(context.Context, string, string) (auth.Secrets, error) {
-	return auth.Secrets{}, nil
 }

@@ -39,6 +39,7 @@ type Server struct {
 
 	limit    sip.LogLimit // of what peers and users of XCAP can cause
 	store    *sql.Store
+	users    *userSource
 	docs     *xcapclient.Client
 	stored   *xcapclient.StoredSource
 	rules    *ruleCache
@@ -49,7 +50,6 @@ type Server struct {
 	network  Network
 	resolver *locate.Resolver
 	verifier *auth.Verifier
-	users    users
 	auths    authStats
 	userLog  sip.LogLimit
 	guard    *sip.Guard
@@ -130,7 +130,12 @@ func New(cfg Config, log *slog.Logger, opts ...Option) (*Server, error) {
 	if s.store, err = sql.Open(ctx, cfg.Store, sql.Options{Sync: sync}); err != nil {
 		return nil, fmt.Errorf("store %s: %w", Mask(cfg.Store), err)
 	}
+	if s.users, err = openUsers(ctx, cfg.Users, s.store, log.With("component", "users")); err != nil {
+		s.store.Close()
+		return nil, fmt.Errorf("users: %w", err)
+	}
 	if err := s.openDocuments(); err != nil {
+		s.users.close()
 		s.store.Close()
 		return nil, err
 	}
@@ -204,7 +209,6 @@ func (s *Server) wire() {
 		s.warnExpiry(s.set.tls, time.Now())
 	}
 	s.resolver = locate.New(locate.Options{Servers: s.cfg.DNS, Protos: s.set.protos(), Usable: s.usable})
-	s.users = nobody{}
 	s.verifier = auth.NewVerifier(auth.Options{Algorithms: s.set.digest, AllowNoQop: true})
 	reg := packages()
 	for _, p := range reg {
@@ -337,6 +341,7 @@ func (s *Server) Start(ctx context.Context) (err error) {
 			s.log.Error("documents are not watched any more", "err", err)
 		}
 	})
+	s.over.Go(func() { s.users.run(run) })
 	restored, err := s.recover(ctx)
 	if err != nil {
 		return fmt.Errorf("recovery: %w", err)
@@ -435,7 +440,7 @@ func (s *Server) Stop(ctx context.Context) error {
 		s.network.Close()
 		s.resolver.Close()
 		s.over.Wait()
-		err = errors.Join(err, s.store.Close())
+		err = errors.Join(err, s.users.close(), s.store.Close())
 	})
 	return err
 }
@@ -455,6 +460,7 @@ func (s *Server) abort() {
 		s.network.Close()
 		s.resolver.Close()
 		s.over.Wait()
+		s.users.close()
 		s.store.Close()
 	})
 }

@@ -58,7 +58,7 @@ func hexDigits(v string, digits int) string {
 // account takes a user name apart as the client wrote it: alone or with its domain, which must be the one asked for.
 func account(name, domain string) (username string, ok bool) {
 	if i := strings.LastIndexByte(name, '@'); i >= 0 {
-		return name[:i], strings.EqualFold(name[i+1:], domain)
+		return name[:i], name[i+1:] == domain // as it is in the hash
 	}
 	return name, true
 }
