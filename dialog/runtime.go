@@ -404,9 +404,12 @@ func (rt *Runtime) mayRefuse(now time.Time) bool {
 	return rt.refused.n.Add(1) <= refusals
 }
 
-// Failed takes the transport's report that a request could not be sent: nothing
-// of it has left.
+// Failed takes the transport's report that a request could not be sent: it has
+// not left, or with sip.ErrAnswerLost it may have, and there will be no answer.
 func (rt *Runtime) Failed(id sip.ClientID, err error) {
+	if errors.Is(err, sip.ErrAnswerLost) {
+		err = nil
+	}
 	rt.Post(id.Shard(), func(t *Turn) {
 		if out, ok := t.sh.tx.Fail(id); ok {
 			t.sh.outcome(t, out, err)

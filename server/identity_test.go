@@ -8,6 +8,7 @@ import (
 	"rollcall/server"
 	"rollcall/server/servertest"
 	"rollcall/sip"
+	"rollcall/sip/auth"
 )
 
 // ID-01: a trusted peer's P-Asserted-Identity goes before its From; nobody else
@@ -102,4 +103,75 @@ func TestResourceKeys(t *testing.T) {
 			t.Errorf("CORE-26: user parts differ by case: %d, Require %q", m.Status(), m.H(sip.HdrRequire))
 		}
 	})
+}
+
+// Whoever is not trusted logs in with a user of the store (CORE-22, DG-01,
+// DG-05): challenged with every hash, most preferred first, with a wrong
+// password as with none, and never believed beyond who logged in.
+func TestLogIn(t *testing.T) {
+	for _, c := range []struct {
+		name, user, password, from string
+		algorithms                 []auth.Algorithm
+		status                     int
+		watcher                    string
+	}{
+		{name: "SHA-256", user: "alice", password: "secret", from: alice, algorithms: []auth.Algorithm{auth.SHA256}, status: 200, watcher: alice},
+		{name: "DG-05 MD5", user: "alice", password: "secret", from: alice, algorithms: []auth.Algorithm{auth.MD5}, status: 200, watcher: alice},
+		{name: "anonymous", user: "alice", password: "secret", from: "sip:anonymous@anonymous.invalid", status: 200, watcher: alice},
+		{name: "wrong password", user: "alice", password: "guess", from: alice, status: 401},
+		{name: "unknown user", user: "mallory", password: "secret", from: "sip:mallory@example.com", status: 401},
+		{name: "another user's From", user: "alice", password: "secret", from: bob, status: 403},
+		{name: "a user of another domain", user: "alice@example.org", password: "secret", from: alice, algorithms: []auth.Algorithm{auth.MD5}, status: 401},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := servertest.New(t)
+				n := w.Node("192.0.2.1", func(cfg *server.Config) { cfg.Trust = nil })
+				n.AddUser("alice", "example.com", "secret")
+				sub := w.UA(c.from).Dialog(n, bob)
+				login := auth.NewClient(map[string]auth.Login{"example.com": {User: c.user, Password: c.password}}, auth.ClientOptions{Algorithms: c.algorithms})
+				var at auth.Attempt
+				ask := func() servertest.Msg {
+					credentials := strings.ReplaceAll(string(login.Append(nil, "k", "SUBSCRIBE", bob, nil, &at)), "\r\n", "\n")
+					sub.Headers = "P-Asserted-Identity: <sip:boss@example.com>\n" + credentials
+					return sub.Subscribe(600)
+				}
+				m := ask()
+				var hashes []string
+				for v := range m.Headers(sip.HdrWWWAuthenticate) {
+					h, _ := sip.Param([]byte(strings.ReplaceAll(strings.TrimPrefix(string(v), "Digest "), ", ", ";")), "algorithm")
+					hashes = append(hashes, string(h))
+				}
+				if m.Status() != 401 || strings.Join(hashes, " ") != "SHA-256 MD5" {
+					t.Fatalf("DG-01: %d with %q", m.Status(), hashes)
+				}
+				if !login.Challenged("k", m.Message, &at) {
+					t.Fatalf("no challenge to answer in\n%s", m.Raw)
+				}
+				if m = ask(); m.Status() != c.status {
+					t.Fatalf("%d %s, want %d", m.Status(), m.Reason(), c.status)
+				}
+				if c.status == 401 && login.Challenged("k", m.Message, &at) {
+					t.Error("CORE-22: a wrong password is challenged as stale")
+				}
+				synctest.Wait()
+				var subs server.Subscriptions
+				n.Get("/api/v1/subscriptions", &subs)
+				if c.status == 200 && (len(subs.Subscriptions) != 1 || subs.Subscriptions[0].Watcher != c.watcher) || c.status != 200 && len(subs.Subscriptions) != 0 {
+					t.Errorf("subscriptions: %+v", subs.Subscriptions)
+				}
+				if c.status != 200 {
+					return
+				}
+				u2 := w.UA(c.from)
+				replay := string(login.Append(nil, "k", "SUBSCRIBE", bob, nil, &at))
+				for i, want := range []int{200, 401} { // DG-04: the same count again
+					m := u2.Raw(n.Addr, "SUBSCRIBE "+bob+" SIP/2.0\nVia: {via}\nFrom: <{aor}>;tag={tag}\nTo: <"+bob+">\nCall-ID: {callid}\nCSeq: {cseq} SUBSCRIBE\nContact: {contact}\nEvent: presence\nExpires: 0\n"+strings.ReplaceAll(replay, "\r\n", "\n"))
+					if m.Status() != want || want == 401 && !strings.Contains(m.H(sip.HdrWWWAuthenticate), "stale=true") {
+						t.Errorf("DG-04 use %d: %d, %s", i, m.Status(), m.H(sip.HdrWWWAuthenticate))
+					}
+				}
+			})
+		})
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"rollcall/sip"
+	"rollcall/sip/auth"
 )
 
 // metrics is the registry behind /metrics. Every value is read from the
@@ -40,6 +41,7 @@ func (s *Server) metrics() *prometheus.Registry {
 		for r := range sip.CloseReasons {
 			counter("sip_connections_closed_total", "Stream connections closed.", prometheus.Labels{"reason": r.String()}, w.Closed[r].Load)
 		}
+		counter("sip_kernel_drops_total", "Datagrams that the kernel dropped because a receive buffer was full.", nil, e.KernelDrops)
 		gauge("sip_connections", "Open stream connections.", func() int64 { return int64(e.Conns()) })
 	}
 	lim := s.guard.Limit.Stats()
@@ -53,6 +55,10 @@ func (s *Server) metrics() *prometheus.Registry {
 		counter("sip_limited_total", "Requests over a rate, answered 503 or dropped.", prometheus.Labels{"limit": c.limit, "verdict": c.verdict}, c.read)
 	}
 	gauge("sip_traces", "Wire traces that are running.", func() int64 { return int64(s.guard.Trace.Running()) })
+	for r := range s.auths {
+		counter("sip_authentications_total", "Requests of peers that are not trusted by what came of their credentials.",
+			prometheus.Labels{"result": auth.Result(r).String()}, s.auths[r].Load)
+	}
 	counter("dialog_rejected_total", "Requests answered with an error.", nil, d.Rejected.Load)
 	counter("dialog_overload_total", "Requests refused or dropped because a queue was full.", nil, d.Overload.Load)
 	counter("dialog_notifies_total", "NOTIFYs sent, without retransmissions.", nil, d.Notifies.Load)

@@ -36,7 +36,7 @@ func (m *Message) Release() {
 // EndpointOptions configures an Endpoint. Zero values take the defaults.
 type EndpointOptions struct {
 	Receive Receiver              // whole, parsed messages; required
-	Failed  func(ClientID, error) // a message sent with this token did not leave
+	Failed  func(ClientID, error) // a message sent with this token did not leave, or ErrAnswerLost; it may be over already
 	Log     *slog.Logger
 	Guard   *Guard // counts, shows and limits messages; may be nil
 

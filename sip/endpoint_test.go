@@ -49,7 +49,11 @@ func (l logLines) Handle(_ context.Context, r slog.Record) error {
 func newWireEnd(t *testing.T, opt EndpointOptions) *wireEnd {
 	w := &wireEnd{t: t, in: make(chan *Message, 1024), failed: make(chan ClientID, 4096), logs: make(chan string, 4096)}
 	opt.Receive = func(m *Message) { w.in <- m }
-	opt.Failed = func(id ClientID, _ error) { w.failed <- id }
+	opt.Failed = func(id ClientID, err error) {
+		if !errors.Is(err, ErrAnswerLost) { // what did not leave
+			w.failed <- id
+		}
+	}
 	opt.Log = slog.New(logLines(w.logs))
 	opt.ReadBuffer = 1 << 16
 	w.Endpoint = NewEndpoint(opt)

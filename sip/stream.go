@@ -213,6 +213,7 @@ type streamConn struct {
 	out     *batch // waits for the writer; nil: nothing does
 	queued  int    // octets that wait or are being written, at most WriteQueue
 	unsent  []uint64
+	awaited []awaited // requests that were written, the oldest first
 	err     error
 	cancel  context.CancelFunc // of the dial
 	raw     net.Conn           // the TCP connection
@@ -323,9 +324,14 @@ func (c *streamConn) end(err error) {
 	if c.out != nil {
 		unsent = c.out.tokens(unsent, 0)
 	}
-	for _, token := range unsent {
-		if e.opt.Failed != nil {
+	if e.opt.Failed != nil {
+		for _, token := range unsent {
 			e.opt.Failed(ClientID(token), ErrFlowGone)
+		}
+		for _, a := range c.awaited {
+			if !closed && time.Since(a.at) < TimerF {
+				e.opt.Failed(ClientID(a.token), ErrAnswerLost)
+			}
 		}
 	}
 	e.opt.Log.Debug("connection closed", "remote", c.flow.Remote.String(), "err", err)
@@ -488,12 +494,48 @@ func (c *streamConn) write() {
 		if err != nil {
 			c.unsent = b.tokens(c.unsent, n)
 		}
+		c.await(b, n)
 		c.mu.Unlock()
 		if err != nil {
 			c.fail(err)
 			continue
 		}
 		b.release()
+	}
+}
+
+// awaited is a request that was written at some time and may be unanswered.
+type awaited struct {
+	token uint64
+	at    time.Time
+}
+
+// maxAwaited bounds them. Beyond it the oldest half is forgotten: those wait for
+// timer F if the connection ends.
+const maxAwaited = 8192
+
+// await remembers the requests among the first n octets of a batch for as long
+// as their transactions may live; c.mu is held.
+func (c *streamConn) await(b *batch, n int) {
+	var now time.Time
+	for _, m := range b.marks {
+		if m.token == 0 || m.end > n {
+			continue
+		}
+		if now.IsZero() {
+			now = time.Now()
+		}
+		if len(c.awaited) == cap(c.awaited) { // no room: what is over goes first
+			over := 0
+			for over < len(c.awaited) && now.Sub(c.awaited[over].at) >= TimerF {
+				over++
+			}
+			if over == 0 && len(c.awaited) >= maxAwaited {
+				over = maxAwaited / 2
+			}
+			c.awaited = c.awaited[:copy(c.awaited, c.awaited[over:])]
+		}
+		c.awaited = append(c.awaited, awaited{m.token, now})
 	}
 }
 

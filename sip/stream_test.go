@@ -256,3 +256,43 @@ func TestStreamBuffers(t *testing.T) {
 	}
 	w.Close()
 }
+
+// CORE-17: a request whose connection ends without an answer fails at once, not
+// with timer F; one that is answered is reported too, and its transaction is over.
+func TestConnectionEndsBeforeTheAnswer(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	failed := make(chan error, 4)
+	e := NewEndpoint(EndpointOptions{Receive: func(m *Message) { m.Release() }, Failed: func(_ ClientID, err error) { failed <- err }})
+	defer e.Close()
+	if _, err := e.Listen(TCP, "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	flow, err := e.FlowTo(TCP, l.Addr().(*net.TCPAddr).AddrPort())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Send(flow, []byte(request(nil, "Content-Length: 0")), 7); err != nil {
+		t.Fatal(err)
+	}
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := c.Read(make([]byte, 4096)); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	select {
+	case err := <-failed:
+		if !errors.Is(err, ErrAnswerLost) {
+			t.Errorf("reported as %v", err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("not reported")
+	}
+}

@@ -25,6 +25,10 @@ const (
 // longer exists.
 var ErrFlowGone = errors.New("sip: connection is gone")
 
+// ErrAnswerLost is given to EndpointOptions.Failed for a request that was sent
+// over a connection which ended since. The peer may have got it.
+var ErrAnswerLost = errors.New("sip: connection ended before the answer")
+
 // Sender puts one message on the wire. It never blocks. b may be kept until it
 // is sent, so it must not change any more. token identifies the client transaction, so that a failure found later (a refused
 // connection, a write deadline) can be reported; 0 asks for no report.

@@ -20,6 +20,7 @@ import (
 
 	"rollcall/server"
 	"rollcall/sip"
+	"rollcall/sip/auth"
 )
 
 // World is a network in memory. Everything on it belongs to one bubble. A World
@@ -301,6 +302,19 @@ func (n *Node) change(method, selector, body string) {
 func (n *Node) List(uri string, members ...string) {
 	n.w.T.Helper()
 	n.Put("rls-services/global/index", Services(Service(uri, members...)))
+}
+
+// AddUser makes a user who may log in.
+func (n *Node) AddUser(user, domain, password string) {
+	n.w.T.Helper()
+	secrets := map[string]string{}
+	for a, s := range auth.Derive(user, domain, password) {
+		secrets[auth.Algorithm(a).String()] = s
+	}
+	body, _ := json.Marshal(map[string]any{"user": user, "domain": domain, "secrets": secrets})
+	if status, text := n.text("PUT", "/api/v1/user", string(body)); status >= 300 {
+		n.w.T.Fatalf("PUT user: %d %s", status, text)
+	}
 }
 
 // CheckIdle reports whatever is still held for a watcher (RL-37).
