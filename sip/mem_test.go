@@ -435,11 +435,11 @@ func checkTransaction(i uint64, c, s *txSeen) error {
 // held says what a table still holds.
 func (t *Transactions) held() string {
 	servers, clients := t.Live()
-	if servers+clients+len(t.servers)+len(t.merged)+t.wheel.Len()+t.done.n+t.waiting.n == 0 {
+	if servers+clients+t.servers.n+t.merged.n+t.wheel.Len() == 0 && t.done == (queue{}) && t.waiting == (queue{}) {
 		return ""
 	}
-	return fmt.Sprintf("%d server and %d client transactions, %d and %d keys, %d timers, %d and %d in rings",
-		servers, clients, len(t.servers), len(t.merged), t.wheel.Len(), t.done.n, t.waiting.n)
+	return fmt.Sprintf("%d server and %d client transactions, %d and %d keys, %d timers, queues %v and %v",
+		servers, clients, t.servers.n, t.merged.n, t.wheel.Len(), t.done, t.waiting)
 }
 
 func TestLiteralHop(t *testing.T) {
