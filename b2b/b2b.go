@@ -44,6 +44,7 @@ type Stats struct {
 type Gateway struct {
 	opt   Options
 	stats Stats
+	limit sip.LogLimit
 }
 
 // New returns a gateway.
@@ -231,7 +232,7 @@ func (s *Shard) later(t *dialog.Turn, sub *subscription, retryAfter time.Duratio
 		sub.state, sub.reason, sub.doc = dialog.Terminated, dialog.Probation, nil
 		s.tellAll(t, sub)
 	}
-	s.g.opt.Log.Info("remote subscription will be tried again", "resource", sub.key.resource, "watcher", sub.key.watcher, "in", wait.Round(time.Millisecond).String())
+	s.g.limit.Log(t.Now, s.g.opt.Log, slog.LevelInfo, "remote subscription will be tried again", "resource", sub.key.resource, "watcher", sub.key.watcher, "in", wait.Round(time.Millisecond).String())
 }
 
 // over ends the subscription for everybody.
@@ -239,7 +240,7 @@ func (s *Shard) over(t *dialog.Turn, sub *subscription, why dialog.Reason, statu
 	for to := range sub.sinks {
 		t.Update(dialog.Update{To: to, State: dialog.Terminated, Reason: why, Err: dialog.Refuse(status, "")})
 	}
-	s.g.opt.Log.Info("remote subscription refused", "resource", sub.key.resource, "watcher", sub.key.watcher, "reason", string(why))
+	s.g.limit.Log(t.Now, s.g.opt.Log, slog.LevelInfo, "remote subscription refused", "resource", sub.key.resource, "watcher", sub.key.watcher, "reason", string(why))
 	s.remove(t, sub)
 }
 

@@ -529,7 +529,8 @@ func TestBadNotify(t *testing.T) {
 			{"CORE-13 old CSeq", "CSeq: 9", "CSeq: 1", 500},
 			{"no Subscription-State", "Subscription-State: active;expires=9\n", "", 400},
 			{"another type", "application/pidf+xml", "text/plain", 415},
-			{"an encoding", "Content-Type:", "Content-Encoding: gzip\nContent-Type:", 415},
+			{"an encoding", "Content-Type:", "Content-Encoding: br\nContent-Type:", 415},
+			{"CORE-05 an encoding that it is not", "Content-Type:", "Content-Encoding: gzip\nContent-Type:", 400},
 		} {
 			if m := ua.Raw(com.Addr, strings.Replace(good, c.old, c.new, 1)); m.Status() != c.status {
 				t.Errorf("%s: %d, want %d", c.name, m.Status(), c.status)

@@ -14,6 +14,7 @@ type Error struct {
 	RetryAfter time.Duration
 	Headers    []string // name, value, name, value, ...
 	Err        error    // cause, for the log only
+	Quiet      bool     // nothing is wrong: a first challenge, for instance; not logged
 }
 
 // Error implements error.

@@ -32,11 +32,12 @@ func (p *Package) Accepts(accept string) bool {
 // AcceptsType tells whether an Accept value, a comma-separated list of media
 // ranges, admits a media type. A range with q=0 does not.
 func AcceptsType(accept, mediaType string) bool {
-	major, _, _ := strings.Cut(mediaType, "/")
+	major, minor, _ := strings.Cut(mediaType, "/")
 	for item := range strings.SplitSeq(accept, ",") {
 		r, params, _ := strings.Cut(item, ";")
-		r = strings.TrimSpace(r)
-		if !strings.EqualFold(r, mediaType) && r != "*/*" && !strings.EqualFold(r, major+"/*") {
+		a, b, _ := strings.Cut(r, "/") // with white space around it (CORE-21)
+		a, b = strings.TrimSpace(a), strings.TrimSpace(b)
+		if (a != "*" || b != "*") && (!strings.EqualFold(a, major) || b != "*" && !strings.EqualFold(b, minor)) {
 			continue
 		}
 		if zeroQ(params) {

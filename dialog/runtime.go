@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"rollcall/sip"
+	"rollcall/sip/auth"
 )
 
 // Shards is how many owners state is divided among; fixed for the life of a
@@ -56,6 +57,7 @@ type Options struct {
 	Store      Store // may be nil with Memory
 	Durability Durability
 	Log        *slog.Logger
+	Stats      *sip.Stats // of transactions; may be nil
 
 	// Components are made once per shard. Route picks one by its index for a
 	// resource's canonical key; it must be a Source.
@@ -88,14 +90,15 @@ type Options struct {
 	MaxPerShard int           // subscriptions per shard, default 1<<20; beyond it 503
 }
 
-// Login is the credentials for our own requests (RFC 3261 section 22.2). hop
-// is the URI a request is sent to; what was learnt from a challenge is used for
-// the next request to the same one. It is safe for concurrent use.
+// Login is the credentials for our own requests (RFC 3261 section 22.2;
+// auth.Client). domain is that of the server a request is for; what was learnt
+// from its challenge is used for the next request to it. It is safe for
+// concurrent use.
 type Login interface {
 	// Challenged takes a 401 or 407 and tells whether to try again.
-	Challenged(hop string, m *sip.Message) bool
+	Challenged(domain string, resp *sip.Message, at *auth.Attempt) bool
 	// Append adds the fields with credentials that are known to be wanted.
-	Append(b []byte, hop, method, uri string) []byte
+	Append(b []byte, domain, method, uri string, body []byte, at *auth.Attempt) []byte
 }
 
 // Runtime runs the shards.
@@ -116,6 +119,8 @@ type Runtime struct {
 	stopped chan struct{} // nothing runs any more
 	stats   Stats
 	limit   sip.LogLimit
+	failed  sip.LogLimit // NOTIFYs; apart, so that refusals do not hide them
+	panics  sip.LogLimit
 
 	unsettled []string // see Unsettled
 }
@@ -160,6 +165,7 @@ func New(opt Options) *Runtime {
 			tx: sip.NewTransactions(uint8(i), opt.Sender, now), wheel: sip.NewWheel(now),
 			subs: make(map[uint64]*subscription), uacs: make(map[uint64]*remote),
 		}
+		sh.tx.Stats = opt.Stats
 		sh.turn = &Turn{sh: sh}
 		sh.box.index = make(map[SinkRef]int)
 		for _, mk := range opt.Components {
@@ -490,6 +496,7 @@ type shard struct {
 	durable  uint64
 	scratch  effects
 	random   randomSource
+	packed   packed
 	headBuf  []byte
 	bodyBuf  []byte
 	spare    mailboxSpare
@@ -611,7 +618,7 @@ func (sh *shard) guard(f func()) (ok bool) {
 	defer func() {
 		if p := recover(); p != nil {
 			sh.rt.stats.Panics.Add(1)
-			sh.rt.opt.Log.Error("panic", "shard", sh.id, "panic", p, "stack", string(debug.Stack()))
+			sh.rt.panics.Log(time.Now(), sh.rt.opt.Log, slog.LevelError, "panic", "shard", sh.id, "panic", p, "stack", string(debug.Stack()))
 		}
 	}()
 	f()

@@ -32,6 +32,7 @@ type SubscriptionRow struct {
 	LocalContact string
 	Flow         string // where the newest SUBSCRIBE came from
 	Accept       string
+	Encoding     string // content coding of NOTIFYs by the newest SUBSCRIBE's Accept-Encoding, "" for none
 	UserAgent    string
 
 	RemoteCSeq    uint32 // of the newest SUBSCRIBE

@@ -201,6 +201,9 @@ func (sh *shard) refuse(t *Turn, m *sip.Message, tx sip.ServerID, err *Error) {
 	}
 	t.reply(m, tx, err.Status, err.Reason, t.newTag(), headers...)
 	rt.stats.Rejected.Add(1)
+	if err.Quiet {
+		return
+	}
 	if n, ok := rt.limit.Allow(t.Now); ok {
 		reason := err.Reason
 		if reason == "" {

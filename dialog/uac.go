@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"rollcall/sip"
+	"rollcall/sip/auth"
 )
 
 // SubscribeTo describes a subscription to open at another server.
@@ -50,10 +51,10 @@ type remote struct {
 	cseq    uint32
 	peerSeq uint32
 	flow    sip.Flow
-	others  []sip.Flow // where else the name of the next hop led
-	found   bool       // flow is where the SUBSCRIBE goes
-	widened bool       // the SUBSCRIBE in flight is too large for UDP and went to TCP
-	pleas   uint8      // credentials sent in a row without a 2xx
+	others  []sip.Flow   // where else the name of the next hop led
+	found   bool         // flow is where the SUBSCRIBE goes
+	widened bool         // the SUBSCRIBE in flight is too large for UDP and went to TCP
+	attempt auth.Attempt // of the SUBSCRIBE in flight
 	timer   sip.Timer
 	doc     *Document // of the NOTIFY being handled
 	state   SubState
@@ -175,13 +176,13 @@ func (sh *shard) appendSubscribe(b []byte, r *remote, flow sip.Flow, client sip.
 	b = append(b, "CSeq: "...)
 	b = strconv.AppendUint(b, uint64(r.cseq), 10)
 	b = append(b, " SUBSCRIBE\r\n"...)
-	b = appendContact(b, contactFor(flow))
+	b = appendContact(b, contactFor(flow, isSIPS(r.target) || isSIPS(r.nextHop())))
 	b = sip.AppendHeader(b, "Event", r.p.Event)
 	b = sip.AppendHeader(b, "Accept", r.p.Accept)
 	b = sip.AppendHeader(b, "Expires", seconds(expires))
 	b = sip.AppendHeader(b, "Allow", allow)
 	if l := sh.rt.opt.Login; l != nil {
-		b = l.Append(b, r.nextHop(), "SUBSCRIBE", r.target)
+		b = l.Append(b, domainOf(r.p.URI), "SUBSCRIBE", r.target, nil, &r.attempt)
 	}
 	return sip.AppendBody(b, "", nil)
 }
@@ -236,9 +237,8 @@ func (sh *shard) subscribeAnswered(t *Turn, r *remote, m *sip.Message) {
 	}
 	switch {
 	case ev.status < 300:
-		r.pleas = 0
-	case (ev.status == 401 || ev.status == 407) && r.pleas < maxPleas && sh.challenged(r.nextHop(), m):
-		r.pleas++
+		r.attempt = auth.Attempt{}
+	case sh.challenged(r.p.URI, m, &r.attempt):
 		r.found = true
 		sh.stepRemote(t, r, subscriberEvent{kind: suAgain})
 		return
@@ -246,6 +246,8 @@ func (sh *shard) subscribeAnswered(t *Turn, r *remote, m *sip.Message) {
 		r.found = true
 		sh.stepRemote(t, r, subscriberEvent{kind: suAgain})
 		return
+	default:
+		r.attempt = auth.Attempt{}
 	}
 	tag := string(m.To().Tag())
 	switch {
@@ -298,14 +300,11 @@ func (sh *shard) notifyReceived(t *Turn, rq *Request) *Error {
 		return err
 	}
 	if len(m.Body()) > 0 {
-		if e := m.Header(sip.HdrContentEncoding); e != nil && !strings.EqualFold(string(e), "identity") {
-			return Refuse(415, "", "Accept-Encoding", "identity")
+		ctype, text, err := Body(m, sip.MaxBodyBytes, r.p.Accept)
+		if err != nil {
+			return err
 		}
-		ctype, _ := m.ContentType()
-		if !AcceptsType(r.p.Accept, string(ctype)) {
-			return Refuse(415, "", "Accept", r.p.Accept)
-		}
-		r.doc = &Document{Type: strings.ToLower(string(ctype)), Body: slices.Clone(m.Body())}
+		r.doc = &Document{Type: ctype, Body: slices.Clone(text)}
 	}
 	if r.tag == "" { // the NOTIFY creates the dialog (EV-19)
 		r.tag = from

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"rollcall/sip"
+	"rollcall/sip/body"
 )
 
 // carol is a resource elsewhere; her server is a phone at remoteAddr.
@@ -298,7 +299,9 @@ func TestRemoteNotifyRefused(t *testing.T) {
 			{name: "400 no Subscription-State", status: 400, headers: []string{"-Subscription-State"}},
 			{name: "CORE-13 a lower CSeq", status: 500, headers: []string{"CSeq: 1 NOTIFY"}},
 			{name: "CORE-05 a type we did not ask for", status: 415, field: sip.HdrAccept, want: pidfType + ", application/xml", headers: []string{"Content-Type: text/plain"}},
-			{name: "CORE-05 an encoding", status: 415, field: sip.HdrAcceptEncoding, want: "identity", headers: []string{"Content-Encoding: deflate"}},
+			{name: "CORE-05 an encoding", status: 415, field: sip.HdrAcceptEncoding, want: body.AcceptEncoding, headers: []string{"Content-Encoding: br"}},
+			{name: "CORE-05 an encoding that it is not", status: 400, headers: []string{"Content-Encoding: deflate"}},
+			{name: "CORE-05 a multipart without anything we asked for", status: 415, field: sip.HdrAccept, want: pidfType + ", application/xml", headers: []string{"Content-Type: multipart/mixed;boundary=b"}},
 		} {
 			m := e.notify(c.status, "terminated;reason=rejected", "x", c.headers...)
 			if c.field != 0 && header(m, c.field) != c.want {
@@ -308,6 +311,16 @@ func TestRemoteNotifyRefused(t *testing.T) {
 		r.wantHeard()
 		e.notify(200, "active;expires=600", "two")
 		r.wantHeard("active two")
+		for _, coding := range []string{"deflate", "gzip"} { // CORE-05
+			b, err := body.Encode(coding, nil, []byte("in "+coding))
+			if err != nil {
+				t.Fatal(err)
+			}
+			e.notify(200, "active;expires=600", string(b), "Content-Encoding: "+coding)
+			r.wantHeard("active in " + coding)
+		}
+		e.notify(200, "active;expires=600", "--b\r\n\r\nhello\r\n--b\r\nContent-Type: "+pidfType+"\r\n\r\na part\r\n--b--\r\n", "Content-Type: multipart/alternative;boundary=b")
+		r.wantHeard("active a part")
 		step(t, "CORE-16 a retransmission is answered alike and delivered once", func(t *testing.T) {
 			text := e.notifyText("active;expires=600", "three")
 			var first *sip.Message

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"rollcall/sip"
+	"rollcall/sip/auth"
+	"rollcall/sip/body"
 )
 
 // subscription is a notifier-side dialog: the machine and what its messages
@@ -22,13 +24,13 @@ type subscription struct {
 	row     SubscriptionRow
 	uri     string // the resource as the watcher wrote it
 	flow    sip.Flow
-	others  []sip.Flow // where else the name of the next hop led
-	direct  bool       // NOTIFYs go to flow; otherwise by route set and remote target
-	found   bool       // ... whose name led to flow
-	seeking bool       // the next hop is being resolved
-	widened bool       // the NOTIFY in flight is too large for UDP and went to TCP
-	pleas   uint8      // credentials sent in a row without a 2xx
-	lists   bool       // the watcher supports eventlist
+	others  []sip.Flow    // where else the name of the next hop led
+	direct  bool          // NOTIFYs go to flow; otherwise by route set and remote target
+	found   bool          // ... whose name led to flow
+	seeking bool          // the next hop is being resolved
+	widened bool          // the NOTIFY in flight is too large for UDP and went to TCP
+	attempt *auth.Attempt // of the NOTIFY in flight, where we have credentials for anybody
+	lists   bool          // the watcher supports eventlist
 	stored  bool
 	dirty   bool
 	waiting bool // a NOTIFY was sent and has no answer yet
@@ -135,10 +137,13 @@ func (sh *shard) request(t *Turn, r *Request) *Error {
 		}
 	case sip.NOTIFY:
 	case sip.OPTIONS:
+		if _, _, err := rt.opt.Key(m.RequestURI()); errors.Is(err, sip.ErrScheme) {
+			return &Error{Status: 416, Err: err}
+		}
 		if err := unknownExtensions(m); err != nil {
 			return err
 		}
-		t.Reply(r, 200, "", "Allow", allow, "Accept", strings.Join(rt.opt.Packages.Types(), ", "), "Accept-Encoding", "identity",
+		t.Reply(r, 200, "", "Allow", allow, "Accept", strings.Join(rt.opt.Packages.Types(), ", "), "Accept-Encoding", body.AcceptEncoding,
 			"Accept-Language", "en", "Supported", "eventlist", "Allow-Events", rt.opt.Packages.AllowEvents())
 		return nil
 	case sip.CANCEL: // of a non-INVITE request it has no effect (CORE-24)
@@ -256,7 +261,7 @@ func refuseBody(m *sip.Message) *Error {
 			return nil
 		}
 	}
-	return Refuse(415, "No Body Taken In SUBSCRIBE", "Accept", "", "Accept-Encoding", "identity")
+	return Refuse(415, "No Body Taken In SUBSCRIBE", "Accept", "", "Accept-Encoding", body.AcceptEncoding)
 }
 
 // subscribe handles a SUBSCRIBE that opens a dialog, or polls.
@@ -291,7 +296,8 @@ func (sh *shard) subscribe(t *Turn, r *Request) *Error {
 		lists: hasToken(m, sip.HdrSupported, "eventlist") || hasToken(m, sip.HdrRequire, "eventlist"),
 	}
 	p := packer{buf: sh.headBuf[:0]}
-	p.add(&s.row.ID, appendTag(nil, id))
+	var tag [tagSize]byte
+	p.add(&s.row.ID, appendTag(tag[:0], id))
 	p.add(&s.uri, m.RequestURI())
 	p.add(&s.row.EventID, eventID)
 	p.add(&s.row.CallID, m.CallID())
@@ -303,6 +309,7 @@ func (sh *shard) subscribe(t *Turn, r *Request) *Error {
 	p.join(&s.row.Accept, m, sip.HdrAccept)
 	p.add(&s.row.UserAgent, []byte(clip(m.Header(sip.HdrUserAgent))))
 	sh.headBuf = p.pack()
+	s.row.Encoding = encodingFor(m)
 	s.n.interval = r.Package.MinInterval
 	sh.setFlow(s, m)
 	sh.subs[id] = s
@@ -352,7 +359,7 @@ func (sh *shard) resubscribe(t *Turn, r *Request) *Error {
 			s.row.RemoteTarget = string(target)
 		}
 	}
-	s.row.RemoteCSeq = m.CSeq()
+	s.row.RemoteCSeq, s.row.Encoding = m.CSeq(), encodingFor(m)
 	sh.setFlow(s, m)
 	s.await(r, granted)
 	sh.step(t, s, notifierEvent{kind: evSubscribe, expires: granted})
@@ -450,9 +457,12 @@ func (sh *shard) setFlow(s *subscription, m *sip.Message) {
 		s.direct = s.row.RouteSet == "" && vias == 1 && (v.HasRPort || port == m.Flow.Remote.Port())
 	}
 	if sh.contact == "" || sh.contactAt != m.Flow.Local || sh.contactProto != m.Flow.Proto {
-		sh.contactAt, sh.contactProto, sh.contact = m.Flow.Local, m.Flow.Proto, contactFor(m.Flow)
+		sh.contactAt, sh.contactProto, sh.contact = m.Flow.Local, m.Flow.Proto, contactFor(m.Flow, false)
 	}
 	s.row.LocalContact = sh.contact
+	if isSIPS(string(m.RequestURI())) || isSIPS(s.nextHop()) {
+		s.row.LocalContact = contactFor(m.Flow, true)
+	}
 }
 
 // storedFlow is a direct flow as a row keeps it.
@@ -463,14 +473,27 @@ func (s *subscription) storedFlow() string {
 	return s.flow.Proto.String() + " " + s.flow.Local.String() + " " + s.flow.Remote.String()
 }
 
-// contactFor is our Contact on a flow.
-func contactFor(f sip.Flow) string {
+// contactFor is our Contact on a flow; secure asks for a sips URI where the
+// flow is TLS (CORE-10). A secure WebSocket is transport=ws too (RFC 7118
+// section 5.2).
+func contactFor(f sip.Flow, secure bool) string {
 	c := "sip:" + f.Local.String()
-	if f.Proto != sip.UDP {
-		c += ";transport=" + strings.ToLower(f.Proto.String())
+	if secure && (f.Proto == sip.TLS || f.Proto == sip.WSS) {
+		c = "sips:" + f.Local.String()
+		if f.Proto == sip.TLS {
+			return c
+		}
 	}
-	return c
+	switch f.Proto {
+	case sip.UDP:
+		return c
+	case sip.WSS:
+		return c + ";transport=ws"
+	}
+	return c + ";transport=" + strings.ToLower(f.Proto.String())
 }
+
+func isSIPS(uri string) bool { return len(uri) > 5 && strings.EqualFold(uri[:5], "sips:") }
 
 // goneConn is a connection number that no connection has any more.
 const goneConn = 1<<32 - 1
@@ -661,10 +684,21 @@ func (sh *shard) notify(t *Turn, s *subscription, full bool) {
 		return
 	}
 	body, ctype := sh.render(t, s, full)
+	body, coded := sh.encode(s, body)
 	user := uint64(notifierComponent)<<56 | s.id
 	client := sh.tx.Open(user)
 	write := func() {
-		sh.headBuf = sip.AppendBodyHead(sh.appendNotify(sh.headBuf[:0], t, s, flow, client), ctype, len(body))
+		b := sh.appendNotify(sh.headBuf[:0], t, s, flow, client)
+		if l := sh.rt.opt.Login; l != nil {
+			if s.attempt == nil {
+				s.attempt = new(auth.Attempt)
+			}
+			b = l.Append(b, domainOf(s.nextHop()), "NOTIFY", s.row.RemoteTarget, body, s.attempt)
+		}
+		if coded {
+			b = sip.AppendHeader(b, "Content-Encoding", s.row.Encoding)
+		}
+		sh.headBuf = sip.AppendBodyHead(b, ctype, len(body))
 	}
 	write()
 	s.widened = false
@@ -676,6 +710,46 @@ func (sh *shard) notify(t *Turn, s *subscription, full bool) {
 	}
 	sh.rt.stats.Notifies.Add(1)
 	t.sends = append(t.sends, send{client: client, user: user, flow: flow, head: bytes.Clone(sh.headBuf), body: body})
+}
+
+// smallBody is the size in bytes up to which a body is not worth compressing.
+const smallBody = 512
+
+// encodingFor is the coding for NOTIFYs that a SUBSCRIBE admits (RFC 3261
+// section 20.2).
+func encodingFor(m *sip.Message) string {
+	if !m.Has(sip.HdrAcceptEncoding) {
+		return ""
+	}
+	if c := body.Choose(joined(m, sip.HdrAcceptEncoding)); c != "identity" {
+		return c
+	}
+	return ""
+}
+
+// packed is the body that was compressed last: often the next watcher's too.
+type packed struct {
+	from, to []byte
+	encoding string
+}
+
+// encode compresses a body for a watcher that takes it.
+func (sh *shard) encode(s *subscription, b []byte) (out []byte, coded bool) {
+	if s.row.Encoding == "" || len(b) <= smallBody {
+		return b, false
+	}
+	p := &sh.packed
+	if p.encoding != s.row.Encoding || len(p.from) != len(b) || &p.from[0] != &b[0] { // bodies do not change
+		c, err := body.Encode(s.row.Encoding, nil, b)
+		if err != nil {
+			return b, false
+		}
+		*p = packed{b, c, s.row.Encoding}
+	}
+	if len(p.to) >= len(b) {
+		return b, false
+	}
+	return p.to, true
 }
 
 // largeRequest is the size in bytes beyond which a request goes over TCP if the
@@ -890,9 +964,6 @@ func (sh *shard) appendNotify(b []byte, t *Turn, s *subscription, flow sip.Flow,
 	if s.isList() {
 		b = append(b, "Require: eventlist\r\n"...)
 	}
-	if l := sh.rt.opt.Login; l != nil {
-		b = l.Append(b, s.nextHop(), "NOTIFY", row.RemoteTarget)
-	}
 	return b
 }
 
@@ -961,14 +1032,14 @@ func (sh *shard) notifyAnswered(t *Turn, s *subscription, status int, m *sip.Mes
 	switch {
 	case status < 300:
 		sh.rt.stats.NotifyOK.Add(1)
-		s.pleas = 0
-	case m != nil && (status == 401 || status == 407) && s.pleas < maxPleas && sh.challenged(s.nextHop(), m):
-		s.pleas++
+		s.attempt = nil
+	case s.attempt != nil && m != nil && sh.challenged(s.nextHop(), m, s.attempt):
 		ev.kind = evAgain
 	case s.found && sh.elsewhere(status, &s.flow, &s.others):
 		ev.kind = evAgain
 	default:
 		sh.notifyFailed(t, s, status, nil)
+		s.attempt = nil
 		s.found = false // look again (RFC 3263 section 4.3)
 		if m != nil {
 			ev.retryAfter = retryAfter(m)
@@ -977,13 +1048,19 @@ func (sh *shard) notifyAnswered(t *Turn, s *subscription, status int, m *sip.Mes
 	sh.step(t, s, ev)
 }
 
-// maxPleas bounds the attempts with credentials in a row.
-const maxPleas = 3
-
 // challenged takes a 401 or 407 and tells whether to try again with
 // credentials (RFC 3261 section 22.2).
-func (sh *shard) challenged(hop string, m *sip.Message) bool {
-	return sh.rt.opt.Login != nil && sh.rt.opt.Login.Challenged(hop, m)
+func (sh *shard) challenged(uri string, m *sip.Message, at *auth.Attempt) bool {
+	return (m.Status() == 401 || m.Status() == 407) && sh.rt.opt.Login != nil && sh.rt.opt.Login.Challenged(domainOf(uri), m, at)
+}
+
+// domainOf is the host of a URI.
+func domainOf(uri string) string {
+	u, err := sip.ParseURI(uri)
+	if err != nil {
+		return ""
+	}
+	return u.Host
 }
 
 // elsewhere moves on to the next target of a name after 503, a transport error
@@ -1032,7 +1109,7 @@ func (sh *shard) notifyUnsent(t *Turn, s *subscription, err error) {
 
 func (sh *shard) notifyFailed(t *Turn, s *subscription, status int, err error) {
 	sh.rt.stats.NotifyFailed.Add(1)
-	if n, ok := sh.rt.limit.Allow(t.Now); ok {
+	if n, ok := sh.rt.failed.Allow(t.Now); ok {
 		sh.rt.opt.Log.Info("NOTIFY failed", "dialog", s.row.ID, "event", s.row.Event, "resource", s.row.Resource,
 			"watcher", s.row.Watcher, "status", status, "err", orDash(err), "suppressed", n)
 	}

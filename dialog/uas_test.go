@@ -8,11 +8,13 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"rollcall/sip"
+	"rollcall/sip/body"
 )
 
 const (
@@ -151,6 +153,7 @@ func TestRefusals(t *testing.T) {
 		{name: "CORE-01 an unknown method: 501", line: "FETCH " + alice, status: 501},
 		{name: "CORE-01 the method comes before Require", line: "MESSAGE " + alice, headers: []string{"Require: x"}, status: 405},
 		{name: "CORE-02 a scheme we do not know: 416", line: "SUBSCRIBE http://example.com/", status: 416},
+		{name: "CORE-02 in OPTIONS, too", line: "OPTIONS http://example.com/", headers: []string{"Require: x"}, status: 416},
 		{name: "CORE-02 no URI: 400", line: "SUBSCRIBE sip:alice@@example.com", status: 400},
 		{name: "CORE-04 Require: 420 with exactly the unknown tags", headers: []string{"Require: 100rel, eventlist, x"}, status: 420, field: sip.HdrUnsupported, want: "100rel, x"},
 		{name: "CORE-04 in OPTIONS, too", line: "OPTIONS " + alice, headers: []string{"Require: x"}, status: 420, field: sip.HdrUnsupported, want: "x"},
@@ -158,7 +161,8 @@ func TestRefusals(t *testing.T) {
 		{name: "CORE-05 a body nobody understands: 415", headers: []string{"Content-Type: application/simple-filter+xml", "body:<x/>"}, status: 415},
 		{name: "CORE-05 handling=required", headers: []string{"Content-Type: text/plain", "Content-Disposition: render;handling=required", "body:x"}, status: 415},
 		{name: "CORE-05 handling=optional is no reason to refuse", headers: []string{"Content-Type: text/plain", "Content-Disposition: render;handling=Optional", "Expires: 0", "body:x"}, status: 200},
-		{name: "CORE-05 an encoding", headers: []string{"Content-Type: text/plain", "Content-Encoding: deflate", "body:x"}, status: 415, field: sip.HdrAcceptEncoding, want: "identity"},
+		{name: "CORE-05 an encoding", headers: []string{"Content-Type: text/plain", "Content-Encoding: deflate", "body:x"}, status: 415, field: sip.HdrAcceptEncoding, want: body.AcceptEncoding},
+		{name: "CORE-05 an encoding of nothing", headers: []string{"Content-Encoding: deflate", "Expires: 0"}, status: 200},
 		{name: "EV-03 an unknown package: 489 with Allow-Events", headers: []string{"Event: conference"}, status: 489, field: sip.HdrAllowEvents, want: allowEvents},
 		{name: "EV-02 packages are compared octet by octet", headers: []string{"Event: Presence"}, status: 489},
 		{name: "EV-03 no Event: 489", headers: []string{"-Event"}, status: 489, field: sip.HdrAllowEvents, want: allowEvents},
@@ -350,7 +354,7 @@ func TestOptions(t *testing.T) {
 	})
 	for h, want := range map[sip.HeaderID]string{
 		sip.HdrAllow: "SUBSCRIBE, NOTIFY, PUBLISH, OPTIONS", sip.HdrSupported: "eventlist",
-		sip.HdrAllowEvents: "presence, presence.winfo", sip.HdrAcceptEncoding: "identity",
+		sip.HdrAllowEvents: "presence, presence.winfo", sip.HdrAcceptEncoding: body.AcceptEncoding,
 		sip.HdrAccept: pidfType + ", application/watcherinfo+xml",
 	} {
 		t.Run("CORE-25 "+h.String(), func(t *testing.T) { wantHeader(t, m, h, want) })
@@ -877,12 +881,15 @@ func TestConnectionGone(t *testing.T) {
 					}
 				})
 				conn := sip.Flow{Proto: c.proto, Local: serverAddr, Remote: phoneAddr, Conn: 7}
+				var mu sync.Mutex // of what follows
 				live := conn
 				var notifies []*sip.Message
 				var tries []time.Duration
 				start := time.Now()
 				r.wire.next = senderFunc(func(f sip.Flow, b []byte, token uint64) error {
 					m := parse(t, b)
+					mu.Lock()
+					defer mu.Unlock()
 					switch {
 					case !m.IsRequest():
 						return nil
@@ -903,24 +910,33 @@ func TestConnectionGone(t *testing.T) {
 				p := &phone{t: t, addr: phoneAddr}
 				calls++
 				call := p.call(bob, alice)
-				send := func(headers ...string) {
+				send := func(flow sip.Flow, headers ...string) {
 					m := sip.NewMessage()
 					if err := m.Parse([]byte(call.text(append(headers, "Contact: <"+c.contact+">", "Via: SIP/2.0/"+c.proto.String()+" 192.0.2.1:5071;branch=z9hG4bK"+fmt.Sprint(call.cseq))...)), true); err != nil {
 						t.Fatal(err)
 					}
-					m.Flow = live
+					m.Flow = flow
 					r.Receive(m)
 					settle()
+				}
+				unlocked := func(f func()) {
+					mu.Unlock()
+					defer mu.Lock()
+					f()
 				}
 				confirm := func() {
 					ok := sip.NewMessage()
 					if err := ok.Parse(sip.AppendBody(sip.AppendResponse(nil, notifies[len(notifies)-1], 200, "", ""), "", nil), true); err != nil {
 						t.Fatal(err)
 					}
-					r.Receive(ok)
-					settle()
+					unlocked(func() {
+						r.Receive(ok)
+						settle()
+					})
 				}
-				send()
+				send(conn)
+				mu.Lock()
+				defer mu.Unlock()
 				if len(notifies) != 1 {
 					t.Fatalf("%d NOTIFYs on the connection", len(notifies))
 				}
@@ -928,9 +944,11 @@ func TestConnectionGone(t *testing.T) {
 				call.toTag = string(notifies[0].From().Tag())
 				live = sip.Flow{}
 				start = time.Now()
-				r.set(alice, active("second"))
-				time.Sleep(4 * time.Minute)
-				settle()
+				unlocked(func() {
+					r.set(alice, active("second"))
+					time.Sleep(4 * time.Minute)
+					settle()
+				})
 				if r.Stats().Subscriptions.Load() != 1 {
 					t.Fatal("forgotten too early")
 				}
@@ -941,20 +959,81 @@ func TestConnectionGone(t *testing.T) {
 					live = conn
 					live.Conn = 8
 					call.cseq++
-					send()
+					unlocked(func() { send(live) })
 					if len(notifies) != 2 || string(notifies[1].Body()) != "second" || notifies[1].CSeq() != notifies[0].CSeq()+1 {
 						t.Fatalf("after the return: %d NOTIFYs", len(notifies))
 					}
 					confirm()
 				}
-				time.Sleep(2 * time.Minute)
-				settle()
+				unlocked(func() {
+					time.Sleep(2 * time.Minute)
+					settle()
+				})
 				want := int64(0)
 				if c.back || c.fallback {
 					want = 1
 				}
 				if n := r.Stats().Subscriptions.Load(); n != want {
 					t.Errorf("%d subscriptions, want %d", n, want)
+				}
+			})
+		})
+	}
+}
+
+// CORE-10, WS-01: the Contact of the 200 and of the NOTIFY by the transport, and
+// sips when the SUBSCRIBE said so.
+func TestContactByTransport(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		proto   sip.Proto
+		uri     string
+		headers []string
+		want    string
+	}{
+		{"TCP", sip.TCP, "sip:", nil, "<sip:192.0.2.9:5060;transport=tcp>"},
+		{"TLS", sip.TLS, "sip:", nil, "<sip:192.0.2.9:5060;transport=tls>"},
+		{"TLS, sips in the Request-URI", sip.TLS, "SIPS:", nil, "<sips:192.0.2.9:5060>"},
+		{"TLS, sips in Contact", sip.TLS, "sip:", []string{"Contact: <sips:bob@192.0.2.1>"}, "<sips:192.0.2.9:5060>"},
+		{"TLS, sips in the top Record-Route", sip.TLS, "sip:", []string{"Record-Route: <sips:p1.example.org;lr>, <sip:p2.example.org;lr>"}, "<sips:192.0.2.9:5060>"},
+		{
+			"TLS, sips in Contact behind a Record-Route", sip.TLS, "sip:", []string{"Record-Route: <sip:p1.example.org;lr>", "Contact: <sips:bob@192.0.2.1>"},
+			"<sip:192.0.2.9:5060;transport=tls>",
+		},
+		{"TCP from a proxy that ended the TLS", sip.TCP, "sips:", nil, "<sip:192.0.2.9:5060;transport=tcp>"},
+		{"WS", sip.WS, "sip:", []string{"Contact: <sip:bob@df7jal23ls0d.invalid;transport=ws>"}, "<sip:192.0.2.9:5060;transport=ws>"},
+		{"WSS", sip.WSS, "sip:", []string{"Contact: <sip:bob@df7jal23ls0d.invalid;transport=ws>"}, "<sip:192.0.2.9:5060;transport=ws>"},
+		{"WSS, sips in the Request-URI", sip.WSS, "sips:", nil, "<sips:192.0.2.9:5060;transport=ws>"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				r := newRig(t, newNet(t), serverAddr, nil)
+				conn := sip.Flow{Proto: c.proto, Local: serverAddr, Remote: phoneAddr, Conn: 7}
+				var sent []*sip.Message
+				r.wire.next = senderFunc(func(f sip.Flow, b []byte, _ uint64) error {
+					if f != conn {
+						t.Errorf("sent on %+v", f)
+					}
+					sent = append(sent, parse(t, b))
+					return nil
+				})
+				p := &phone{t: t, addr: phoneAddr}
+				text := p.call(bob, alice).text(append(c.headers, "Via: SIP/2.0/"+c.proto.String()+" df7jal23ls0d.invalid;branch=z9hG4bK1")...)
+				m := sip.NewMessage()
+				if err := m.Parse([]byte(strings.Replace(text, "SUBSCRIBE sip:", "SUBSCRIBE "+c.uri, 1)), true); err != nil {
+					t.Fatal(err)
+				}
+				m.Flow = conn
+				r.Receive(m)
+				settle()
+				if len(sent) != 2 {
+					t.Fatalf("%d messages", len(sent))
+				}
+				for _, m := range sent {
+					wantHeader(t, m, sip.HdrContact, c.want)
+				}
+				if v := sent[1].Via(); sent[1].Method() != sip.NOTIFY || string(v.Transport) != c.proto.String() {
+					t.Errorf("%s", sent[1].Raw)
 				}
 			})
 		})

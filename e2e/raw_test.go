@@ -234,7 +234,7 @@ func TestBadInput(t *testing.T) {
 		{"RQ-01 recipient list", sub(joe, event, "Require: recipient-list-subscribe"), 420, "Unsupported"},
 		{"CORE-02 scheme", sub("mailto:joe@example.com", event), 416, ""},
 		{"no Contact", cut(sub(joe, event), "Contact:", "X-Contact:"), 400, ""},
-		{"CORE-08 no Call-ID", cut(sub(joe, event), "Call-ID:", "X-Call-ID:"), 0, ""},
+		{"CORE-08 no Call-ID", cut(sub(joe, event), "Call-ID:", "X-Call-ID:"), 400, ""},
 		{"bad CSeq", cut(sub(joe, event), "CSeq: 1 SUBSCRIBE", "CSeq: one SUBSCRIBE"), 400, ""},
 		{"CORE-13 unknown dialog", cut(sub(joe, event), "To: <sip:joe@example.com>", "To: <sip:joe@example.com>;tag=00112233445566"), 481, ""},
 		{"EV-20 unknown NOTIFY", func() []byte {

@@ -45,16 +45,32 @@ type instance struct {
 	t    testing.TB
 	addr string // SIP, UDP and TCP
 	http string
+	at   map[string]string // address by kind of listener
 	args []string
+	want string // its ready line
 }
 
 // start runs `rollcall serve` and waits for its ready line.
 func start(t testing.TB, args ...string) *instance {
 	t.Helper()
-	port := fmt.Sprintf("127.0.0.1:%d", peer.FreePort(t))
-	web := fmt.Sprintf("127.0.0.1:%d", peer.FreePort(t))
-	in := &instance{t: t, addr: port, http: web,
-		args: append([]string{"serve", "--listen", "udp:" + port, "--listen", "tcp:" + port, "--http", web}, args...)}
+	return startOn(t, nil, args...)
+}
+
+// startOn listens on further transports too, each on a port of its own.
+func startOn(t testing.TB, more []string, args ...string) *instance {
+	t.Helper()
+	free := func() string { return fmt.Sprintf("127.0.0.1:%d", peer.FreePort(t)) }
+	in := &instance{t: t, addr: free(), http: free(), at: make(map[string]string), args: []string{"serve"}, want: "rollcall ready"}
+	for _, kind := range append([]string{"udp", "tcp"}, more...) {
+		in.at[kind] = in.addr
+		if kind != "udp" && kind != "tcp" {
+			in.at[kind] = free()
+		}
+		in.args = append(in.args, "--listen", kind+":"+in.at[kind])
+		in.want += " " + kind + "=" + in.at[kind]
+	}
+	in.args = append(append(in.args, "--http", in.http), args...)
+	in.want += " http=" + in.http
 	in.run()
 	return in
 }
@@ -75,9 +91,8 @@ func (in *instance) run() {
 	}()
 	select {
 	case l := <-line:
-		want := fmt.Sprintf("rollcall ready udp=%s tcp=%s http=%s", in.addr, in.addr, in.http)
-		if l != want {
-			in.t.Fatalf("ready line is %q, want %q", l, want)
+		if l != in.want {
+			in.t.Fatalf("ready line is %q, want %q", l, in.want)
 		}
 	case <-time.After(20 * time.Second):
 		in.t.Fatalf("server not ready after 20 s:\n%s", in.Log())

@@ -78,6 +78,7 @@ type Stats struct {
 type Agent struct {
 	opt   Options
 	stats Stats
+	limit sip.LogLimit
 }
 
 // New returns an agent.
@@ -287,7 +288,7 @@ func (s *Shard) fetchRules(t *dialog.Turn, p *presentity) {
 			return
 		}
 		if err != nil {
-			s.a.opt.Log.Warn("rules not readable", "presentity", p.key, "err", err)
+			s.a.limit.Log(t.Now, s.a.opt.Log, slog.LevelWarn, "rules not readable", "presentity", p.key, "err", err)
 			s.decideAll(t, p, nil, err)
 			return
 		}
@@ -443,7 +444,7 @@ func (s *Shard) visible(p *presentity, tr policy.Transform) *dialog.Document {
 	return p.view("t:"+tr.Key(), func() []byte {
 		doc, err := tr.Apply(pidf.Merge(p.key, p.docs()))
 		if err != nil {
-			s.a.opt.Log.Error("document not filtered; shown as offline", "presentity", p.key, "err", err)
+			s.a.limit.Log(time.Now(), s.a.opt.Log, slog.LevelError, "document not filtered; shown as offline", "presentity", p.key, "err", err)
 			return pidf.Offline(p.key)
 		}
 		return doc.Bytes()

@@ -48,18 +48,17 @@ func (s *Shard) publish(t *dialog.Turn, r *dialog.Request) *dialog.Error {
 	if err != nil {
 		return err
 	}
-	body := m.Body()
 	if expires == 0 {
 		return s.unpublish(t, r, p, pub)
 	}
-	if len(body) == 0 {
+	if len(m.Body()) == 0 {
 		if pub == nil {
 			return dialog.Refuse(400, "Body Missing")
 		}
 		s.refresh(t, r, p, pub, expires)
 		return nil
 	}
-	doc, err := s.body(r)
+	mediaType, doc, err := s.body(r)
 	if err != nil {
 		return err
 	}
@@ -76,10 +75,9 @@ func (s *Shard) publish(t *dialog.Turn, r *dialog.Request) *dialog.Error {
 		s.a.stats.Publications.Add(1)
 	}
 	s.a.stats.Published.Add(1)
-	ctype, _ := m.ContentType()
 	p.seq++
 	pub.doc = doc
-	pub.row.ContentType, pub.row.Body = strings.ToLower(string(ctype)), doc.Bytes()
+	pub.row.ContentType, pub.row.Body = mediaType, doc.Bytes()
 	pub.row.Seq, pub.row.UpdatedMS = p.seq, t.Now.UnixMilli()
 	p.pubs = append(slices.DeleteFunc(p.pubs, func(o *publication) bool { return o == pub }), pub)
 	s.keep(t, p, pub, expires)
@@ -108,16 +106,12 @@ func (p *presentity) byTag(tag string) *publication {
 }
 
 // body reads the published document.
-func (s *Shard) body(r *dialog.Request) (*pidf.Document, *dialog.Error) {
-	m := r.Msg
-	if e := m.Header(sip.HdrContentEncoding); e != nil && !strings.EqualFold(string(e), "identity") {
-		return nil, dialog.Refuse(415, "", "Accept-Encoding", "identity")
+func (s *Shard) body(r *dialog.Request) (mediaType string, doc *pidf.Document, refusal *dialog.Error) {
+	mediaType, text, refusal := dialog.Body(r.Msg, s.a.opt.MaxBody, strings.Join(r.Package.Types, ", "))
+	if refusal != nil {
+		return "", nil, refusal
 	}
-	ctype, _ := m.ContentType()
-	if !slices.ContainsFunc(r.Package.Types, func(t string) bool { return strings.EqualFold(t, string(ctype)) }) {
-		return nil, dialog.Refuse(415, "", "Accept", strings.Join(r.Package.Types, ", "))
-	}
-	doc, err := pidf.Parse(slices.Clone(m.Body()), pidf.Limits{Bytes: s.a.opt.MaxBody})
+	doc, err := pidf.Parse(slices.Clone(text), pidf.Limits{Bytes: s.a.opt.MaxBody})
 	if err != nil {
 		status, reason := 400, "Bad Presence Document"
 		var pe *pidf.Error
@@ -127,9 +121,9 @@ func (s *Shard) body(r *dialog.Request) (*pidf.Document, *dialog.Error) {
 				reason = ""
 			}
 		}
-		return nil, &dialog.Error{Status: status, Reason: reason, Err: err}
+		return "", nil, &dialog.Error{Status: status, Reason: reason, Err: err}
 	}
-	return doc, nil
+	return mediaType, doc, nil
 }
 
 // published answers with the new entity tag.
@@ -164,7 +158,7 @@ func (s *Shard) unpublish(t *dialog.Turn, r *dialog.Request, p *presentity, pub 
 		if len(r.Msg.Body()) == 0 {
 			return dialog.Refuse(400, "Entity Tag Missing")
 		}
-		if _, err := s.body(r); err != nil {
+		if _, _, err := s.body(r); err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"rollcall/server"
 	"rollcall/server/servertest"
 	"rollcall/sip"
+	"rollcall/sip/body"
 )
 
 const alice, bob = "sip:alice@example.com", "sip:bob@example.com"
@@ -59,8 +60,12 @@ func TestPublishRefused(t *testing.T) {
 		{"PUB-01 wrong type, to be removed at once 415", head + "Event: presence\nExpires: 0\nContent-Type: text/plain\n\nopen", 415, nil},
 		{"PUB-01 no type 415", head + "Event: presence\nExpires: 600\n\nopen", 415, nil},
 		{"PP-05 partial publication 415", head + "Event: presence\nExpires: 600\nContent-Type: application/pidf-diff+xml\n\n<pidf-full xmlns=\"urn:ietf:params:xml:ns:pidf-diff\"/>", 415, nil},
-		{"CORE-05 encoding 415", head + "Event: presence\nExpires: 600\nContent-Encoding: deflate\n" + body, 415, map[sip.HeaderID]string{sip.HdrAcceptEncoding: "identity"}},
-		{"CORE-05 encoding of a modification 415", head + "Event: presence\nExpires: 600\nSIP-If-Match: {etag}\nContent-Encoding: gzip\n" + body, 415, nil},
+		{"CORE-05 encoding 415", head + "Event: presence\nExpires: 600\nContent-Encoding: br\n" + body, 415, map[sip.HeaderID]string{sip.HdrAcceptEncoding: "deflate, gzip, identity"}},
+		{"CORE-05 encoding of a modification 415", head + "Event: presence\nExpires: 600\nSIP-If-Match: {etag}\nContent-Encoding: gzip, br\n" + body, 415, nil},
+		{"CORE-05 an encoding in a second field 415", head + "Event: presence\nExpires: 600\nContent-Encoding: identity\ne: br\n" + body, 415, nil},
+		{"CORE-05 encoding that it is not 400", head + "Event: presence\nExpires: 600\nContent-Encoding: deflate\n" + body, 400, nil},
+		{"CORE-23 a bomb 413", head + "Event: presence\nExpires: 600\nContent-Encoding: deflate\nContent-Type: application/pidf+xml\n\n" + encoded("deflate", servertest.PIDF(alice, "open", strings.Repeat("x", 4<<20))), 413, nil},
+		{"CORE-05 multipart without a document 415", head + "Event: presence\nExpires: 600\nContent-Type: multipart/mixed;boundary=b\n\n--b\r\n\r\nopen\r\n--b--", 415, map[sip.HeaderID]string{sip.HdrAccept: "application/pidf+xml"}},
 		{"not well-formed 400", head + "Event: presence\nExpires: 600\nContent-Type: application/pidf+xml\n\n<presence", 400, nil},
 		{"not presence 400", head + "Event: presence\nExpires: 600\nContent-Type: application/pidf+xml\n\n<list xmlns=\"urn:ietf:params:xml:ns:rlmi\"/>", 400, nil},
 		{"DTD 400", head + "Event: presence\nExpires: 600\nContent-Type: application/pidf+xml\n\n<!DOCTYPE presence [<!ENTITY e 'x'>]><presence xmlns=\"urn:ietf:params:xml:ns:pidf\" entity=\"x\"/>", 400, nil},
@@ -95,6 +100,47 @@ func TestPublishRefused(t *testing.T) {
 				}
 				if v := n.Metric("pa_publications"); v != 2 {
 					t.Errorf("%v publications, want 2", v)
+				}
+			})
+		})
+	}
+}
+
+func encoded(coding, text string) string {
+	b, err := body.Encode(coding, nil, []byte(text))
+	if err != nil {
+		panic(err)
+	}
+	return string(b)
+}
+
+// CORE-05: a document may come compressed, and as a part of something larger.
+// What its watchers get is the document.
+func TestPublishBodies(t *testing.T) {
+	doc := servertest.PIDF(alice, "open", "here")
+	part := "--b\r\nContent-Type: text/plain\r\n\r\nhello\r\n--b\r\nContent-ID: <d@example.com>\r\nContent-Type: application/pidf+xml\r\n\r\n" + doc + "\r\n--b--\r\n"
+	for _, c := range []struct{ name, headers, body string }{
+		{"deflate", "Content-Encoding: deflate\nContent-Type: application/pidf+xml", encoded("deflate", doc)},
+		{"gzip, compact", "e: GZIP\nc: Application/PIDF+xml;charset=utf-8", encoded("gzip", doc)},
+		{"twice", "Content-Encoding: deflate\nContent-Encoding: gzip\nContent-Type: application/pidf+xml", encoded("gzip", encoded("deflate", doc))},
+		{"identity", "Content-Encoding: identity\nContent-Type: application / pidf+xml", doc},
+		{"mixed", "Content-Type: multipart/mixed;boundary=b", part},
+		{"alternative", `Content-Type: multipart/alternative;boundary="b"`, part},
+		{"related", `Content-Type: multipart/related;type="application/pidf+xml";start="<d@example.com>";boundary=b`, part},
+		{"a multipart in deflate", "Content-Encoding: deflate\nContent-Type: multipart/mixed;boundary=b", encoded("deflate", part)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			world(t, nil, func(w *servertest.World, n *servertest.Node) {
+				u := w.UA(alice)
+				sub := w.UA(bob).Watch(n, alice)
+				sub.Next()
+				m := u.Raw(n.Addr, head+"Event: presence\nExpires: 600\n"+c.headers+"\n\n"+c.body)
+				if m.Status() != 200 {
+					t.Fatalf("CORE-05: %d %s", m.Status(), m.Reason())
+				}
+				notify := sub.Next()
+				if got := string(notify.Body()); got != doc || notify.H(sip.HdrContentType) != "application/pidf+xml" || notify.Has(sip.HdrContentEncoding) {
+					t.Errorf("watcher got %s %q", notify.H(sip.HdrContentType), got)
 				}
 			})
 		})

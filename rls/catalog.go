@@ -10,8 +10,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"rollcall/rls/list"
+	"rollcall/sip"
 )
 
 // Documents is where XCAP documents come from. A selector is
@@ -39,6 +41,9 @@ type CatalogOptions struct {
 type Catalog struct {
 	docs Documents
 	opt  CatalogOptions
+	// The lines are about documents, which users of XCAP write. What is wrong
+	// with a list its expansion tells in full.
+	limit sip.LogLimit
 
 	reload   sync.Mutex // one reload at a time
 	mu       sync.RWMutex
@@ -209,11 +214,11 @@ func (c *Catalog) reread(ctx context.Context, sel string, touched map[string]boo
 		var problems []list.Problem
 		services, problems, err = list.ParseServices(sel, etag, body, c.opt.Normalize)
 		if err != nil {
-			c.opt.Log.Warn("list services not understood", "document", sel, "err", err)
+			c.limit.Log(time.Now(), c.opt.Log, slog.LevelWarn, "list services not understood", "document", sel, "err", err)
 			return nil
 		}
 		for _, p := range problems {
-			c.opt.Log.Warn("list service left out", "document", sel, "uri", p.URI, "kind", p.Kind, "detail", p.Detail)
+			c.limit.Log(time.Now(), c.opt.Log, slog.LevelWarn, "list service left out", "document", sel, "uri", p.URI, "kind", p.Kind, "detail", p.Detail)
 		}
 	}
 	c.mu.Lock()
@@ -233,7 +238,7 @@ func (c *Catalog) reread(ctx context.Context, sel string, touched map[string]boo
 		s := &services[i]
 		touched[s.Key] = true
 		if cur := c.services[s.Key]; cur != nil { // LS-04: the first one stays
-			c.opt.Log.Warn("list service exists already", "document", sel, "uri", s.URI, "other", cur.Document)
+			c.limit.Log(time.Now(), c.opt.Log, slog.LevelWarn, "list service exists already", "document", sel, "uri", s.URI, "other", cur.Document)
 			continue
 		}
 		c.services[s.Key] = s

@@ -47,6 +47,7 @@ type Stats struct {
 type Server struct {
 	opt   Options
 	stats Stats
+	limit sip.LogLimit
 }
 
 // New returns a list server.
@@ -166,7 +167,7 @@ func (s *Shard) resolved(t *dialog.Turn, v *view, tree *list.Tree, err error) {
 		refuse(t, v.to, refusal)
 		s.remove(t, v)
 	case refusal.Status >= 500: // may pass: the list keeps its members meanwhile
-		s.s.opt.Log.Warn("list keeps its members: not readable now", "list", v.in.Resource, "err", refusal.Err)
+		s.s.limit.Log(t.Now, s.s.opt.Log, slog.LevelWarn, "list keeps its members: not readable now", "list", v.in.Resource, "err", refusal.Err)
 		s.again(t, v)
 	default:
 		reason := dialog.NoResource

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"time"
@@ -14,12 +15,17 @@ import (
 	"rollcall/dialog"
 	"rollcall/pa"
 	"rollcall/sip"
+	"rollcall/sip/auth"
 )
 
 // Config is everything an operator can set. Each field is a flag of `rollcall
 // serve` and a key of the configuration file. Default gives the defaults.
 type Config struct {
 	Listen         []string          `yaml:"listen"`          // TRANSPORT:HOST:PORT
+	TLSCertificate []string          `yaml:"tls_certificate"` // CERT.pem[,KEY.pem]; the first is the default, others by SNI
+	TLSCA          string            `yaml:"tls_ca"`          // file of the authorities that peers are verified by; "": the system's
+	TLSClientAuth  string            `yaml:"tls_client_auth"` // certificates of those who connect: none, optional, require
+	WSOrigin       []string          `yaml:"ws_origin"`       // pages that may open a WebSocket, besides those of the host they ask
 	HTTP           string            `yaml:"http"`            // HOST:PORT of the admin API; "" for none
 	Domain         []string          `yaml:"domain"`          // domains whose presentities are local
 	Store          string            `yaml:"store"`           // memory, sqlite:PATH, postgres://...
@@ -29,11 +35,19 @@ type Config struct {
 	XCAPServer     *bool             `yaml:"xcap_server"`     // serve XCAP out of the store; nil: when xcap has store
 	XCAPRoot       []string          `yaml:"xcap_root"`       // further root URIs that mean our own documents
 	PresenceAuth   string            `yaml:"presence_auth"`   // allow, confirm, block, open
-	Trust          []string          `yaml:"trust"`           // CIDRs of peers whose asserted identity is believed
+	Trust          []string          `yaml:"trust"`           // peers whose asserted identity is believed: CIDRs, tls:NAME
+	Digest         []string          `yaml:"digest"`          // hashes that users log in with, most preferred first
+	RemoteAuth     map[string]string `yaml:"remote_auth"`     // USER:PASSWORD by remote domain, for its servers' challenges
+	DNS            []string          `yaml:"dns"`             // name servers as HOST:PORT; none: those of resolv.conf
 	Remote         map[string]string `yaml:"remote"`          // next hop by remote domain
 	NotifyInterval map[string]string `yaml:"notify_interval"` // duration by package, or "list"
+	RatePerSource  int               `yaml:"rate_per_source"` // requests a second from one address that is not in Trust; 0 for no limit
+	RateTotal      int               `yaml:"rate_total"`      // requests a second from all addresses; 0 for no limit
 	LogLevel       string            `yaml:"log_level"`       // debug, info, warn, error
 }
+
+// maxRate bounds both rates; more is no limit.
+const maxRate = 1_000_000
 
 // Default is the configuration of a server that was told nothing.
 func Default() Config {
@@ -41,7 +55,7 @@ func Default() Config {
 		Listen: []string{"udp:127.0.0.1:5060", "tcp:127.0.0.1:5060"}, HTTP: "127.0.0.1:8080",
 		Domain: []string{"localhost", "127.0.0.1"}, Store: "sqlite:" + filepath.Join(stateDir(), "rollcall.db"),
 		Durability: "write-through", Sync: "normal", XCAP: []string{"store"}, PresenceAuth: "confirm",
-		Trust: []string{"127.0.0.0/8", "::1/128"}, LogLevel: "info",
+		Trust: []string{"127.0.0.0/8", "::1/128"}, Digest: []string{"SHA-256", "MD5"}, TLSClientAuth: "none", RatePerSource: 100, LogLevel: "info",
 	}
 }
 
@@ -63,10 +77,14 @@ type settings struct {
 	fullSync   bool
 	mode       pa.Mode
 	trust      []netip.Prefix
+	trustNames map[string]bool
+	digest     []auth.Algorithm
+	remoteAuth map[string]auth.Login
 	domains    map[string]bool
 	remote     map[string]string
 	intervals  map[string]time.Duration
 	xcapServer bool
+	tls        *tlsFiles
 }
 
 type listenSpec struct {
@@ -95,6 +113,15 @@ func (c *Config) settings() (*settings, error) {
 			fault("listen", "%v", err)
 		}
 		s.listen = append(s.listen, listenSpec{p, addr})
+		if (p == sip.TLS || p == sip.WSS) && len(c.TLSCertificate) == 0 {
+			fault("listen", "listener %q needs a tls_certificate", l)
+		}
+	}
+	s.tls = c.readTLS(fault)
+	for _, o := range c.WSOrigin {
+		if _, err := path.Match(o, ""); err != nil {
+			fault("ws_origin", "%q is not a pattern such as *.example.com", o)
+		}
 	}
 	if c.HTTP != "" {
 		if _, _, err := net.SplitHostPort(c.HTTP); err != nil {
@@ -160,7 +187,15 @@ func (c *Config) settings() (*settings, error) {
 	if s.mode, ok = pa.ParseMode(c.PresenceAuth); !ok {
 		fault("presence_auth", "%q is none of allow, confirm, block, open", c.PresenceAuth)
 	}
+	s.trustNames = make(map[string]bool)
 	for _, t := range c.Trust {
+		if name, ok := strings.CutPrefix(t, "tls:"); ok {
+			if name == "" || strings.ContainsAny(name, " @/*") {
+				fault("trust", "%q is not tls:NAME", t)
+			}
+			s.trustNames[hostKey(name)] = true
+			continue
+		}
 		p, err := netip.ParsePrefix(t)
 		if err != nil {
 			a, err2 := netip.ParseAddr(t)
@@ -178,6 +213,30 @@ func (c *Config) settings() (*settings, error) {
 		}
 		s.remote[hostKey(d)] = hop
 	}
+	for _, name := range c.Digest {
+		a, session, ok := auth.ParseAlgorithm(name)
+		if !ok || session {
+			fault("digest", "%q is none of SHA-256, SHA-512-256, MD5", name)
+			continue
+		}
+		s.digest = append(s.digest, a)
+	}
+	if len(c.Digest) == 0 {
+		fault("digest", "at least one hash is needed")
+	}
+	s.remoteAuth = make(map[string]auth.Login)
+	for d, v := range c.RemoteAuth {
+		login, ok := parseLogin(v)
+		if !ok {
+			fault("remote_auth", "%s: not USER:PASSWORD", d)
+		}
+		s.remoteAuth[hostKey(d)] = login
+	}
+	for _, a := range c.DNS {
+		if _, _, err := net.SplitHostPort(a); err != nil {
+			fault("dns", "%v", err)
+		}
+	}
 	for name, v := range c.NotifyInterval {
 		d, err := time.ParseDuration(v)
 		if v == "0" {
@@ -191,6 +250,14 @@ func (c *Config) settings() (*settings, error) {
 			fault("notify_interval", "%q is not a package", name)
 		}
 		s.intervals[name] = d
+	}
+	for _, r := range []struct {
+		key   string
+		value int
+	}{{"rate_per_source", c.RatePerSource}, {"rate_total", c.RateTotal}} {
+		if r.value < 0 || r.value > maxRate {
+			fault(r.key, "%d is not between 0, for no limit, and %d requests a second", r.value, maxRate)
+		}
 	}
 	switch c.LogLevel {
 	case "debug", "info", "warn", "error":

@@ -34,7 +34,7 @@ func TestConfigFaults(t *testing.T) {
 		{"no listener", func(c *server.Config) { c.Listen = nil }, []string{"listen: at least one"}},
 		{"listener without transport", func(c *server.Config) { c.Listen = []string{"127.0.0.1:5060"} }, []string{"listen:"}},
 		{"listener without port", func(c *server.Config) { c.Listen = []string{"udp:127.0.0.1"} }, []string{"listen:"}},
-		{"listener of a transport that is not there yet", func(c *server.Config) { c.Listen = []string{"tls:127.0.0.1:5061"} }, []string{"listen:", "tls"}},
+		{"listener that needs a certificate", func(c *server.Config) { c.Listen = []string{"tls:127.0.0.1:5061"} }, []string{"listen:", "tls_certificate"}},
 		{"http", func(c *server.Config) { c.HTTP = "localhost" }, []string{"http:"}},
 		{"no domain", func(c *server.Config) { c.Domain = nil }, []string{"domain:"}},
 		{"domain that is an address of record", func(c *server.Config) { c.Domain = []string{"alice@example.com", ""} }, []string{`"alice@example.com" is not a domain`, `"" is not a domain`}},
@@ -50,6 +50,8 @@ func TestConfigFaults(t *testing.T) {
 		{"remote", func(c *server.Config) { c.Remote = map[string]string{"example.org": "192.0.2.9"} }, []string{"remote: example.org=192.0.2.9"}},
 		{"interval", func(c *server.Config) { c.NotifyInterval = map[string]string{"presence": "5", "list": "-1s"} }, []string{"presence=5", "list=-1s"}},
 		{"interval of no package", func(c *server.Config) { c.NotifyInterval = map[string]string{"dialog": "5s"} }, []string{`"dialog" is not a package`}},
+		{"rates", func(c *server.Config) { c.RatePerSource, c.RateTotal = -1, 1_000_001 }, []string{"rate_per_source: -1", "rate_total: 1000001"}},
+		{"no rates", func(c *server.Config) { c.RatePerSource, c.RateTotal = 0, 1_000_000 }, nil},
 		{"log level", func(c *server.Config) { c.LogLevel = "loud" }, []string{"log_level:"}},
 		{"all at once", func(c *server.Config) { c.Listen, c.Sync, c.Durability, c.LogLevel = nil, "x", "x", "x" }, []string{"listen:", "sync:", "durability:", "log_level:"}},
 	} {

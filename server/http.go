@@ -49,6 +49,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /api/v1/views", s.apiViews)
 	mux.HandleFunc("GET /api/v1/presentity", s.apiPresentity)
 	mux.HandleFunc("GET /api/v1/subscriptions", s.apiSubscriptions)
+	mux.HandleFunc("GET /api/v1/trace", s.apiTrace)
 	if s.set.xcapServer {
 		mux.HandleFunc(xcapPath+"/", s.xcap)
 	}

@@ -95,7 +95,7 @@ func TestHealth(t *testing.T) {
 			}
 		}
 	}
-	for _, want := range []string{"rollcall_dialog_panics_total", "rollcall_sip_messages_received_total", `rollcall_sip_requests_total{method="subscribe"}`, "rollcall_pa_publications", "rollcall_rls_views", "rollcall_dialog_remote_subscriptions"} {
+	for _, want := range []string{"rollcall_dialog_panics_total", "rollcall_sip_messages_received_total", `rollcall_dialog_requests_total{method="subscribe"}`, `rollcall_sip_limited_total{limit="source",verdict="dropped"}`, "rollcall_pa_publications", "rollcall_rls_views", "rollcall_dialog_remote_subscriptions"} {
 		if !seen[want] {
 			t.Errorf("no metric %s", want)
 		}

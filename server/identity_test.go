@@ -25,8 +25,8 @@ func TestIdentify(t *testing.T) {
 		{"P-Asserted-Identity first", "sip:anonymous@anonymous.invalid", "<sip:alice@example.com>", "192.0.2.0/24", 200, alice},
 		{"two asserted identities", "sip:bob@example.com", `"Alice, A." <sip:alice@example.com>, <tel:+12025550100>`, "192.0.2.0/24", 200, alice},
 		{"asserted tel", "sip:bob@example.com", "<tel:+1-202-555-0100>", "192.0.2.0/24", 200, "tel:+12025550100"},
-		{"untrusted peer", "sip:alice@example.com", "", "198.51.100.0/24", 403, ""},
-		{"untrusted peer with an asserted identity", "sip:bob@example.com", "<sip:alice@example.com>", "198.51.100.0/24", 403, ""},
+		{"untrusted peer", "sip:alice@example.com", "", "198.51.100.0/24", 401, ""},
+		{"untrusted peer with an asserted identity", "sip:bob@example.com", "<sip:alice@example.com>", "198.51.100.0/24", 401, ""},
 		{"From that names nobody", "mailto:alice@example.com", "", "192.0.2.0/24", 400, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -62,8 +62,8 @@ func TestUntrusted(t *testing.T) {
 		w := servertest.New(t)
 		n := w.Node("192.0.2.1", func(cfg *server.Config) { cfg.Trust = nil })
 		u := w.UA(alice)
-		if m := u.Publication(n).Send(servertest.PIDF(alice, "open", "x"), 600); m.Status() != 403 {
-			t.Errorf("PUBLISH: %d, want 403", m.Status())
+		if m := u.Publication(n).Send(servertest.PIDF(alice, "open", "x"), 600); m.Status() != 401 {
+			t.Errorf("PUBLISH: %d, want 401", m.Status())
 		}
 		for method, want := range map[string]int{"OPTIONS": 200, "NOTIFY": 481, "INVITE": 405, "REGISTER": 405, "MESSAGE": 405, "FROB": 501} {
 			m := u.Raw(n.Addr, method+" "+alice+" SIP/2.0\nVia: {via}\nMax-Forwards: 70\nFrom: <{aor}>;tag={tag}\nTo: <{aor}>;tag=x\nCall-ID: {callid}\nCSeq: {cseq} "+method+"\nEvent: presence\nSubscription-State: active\n")

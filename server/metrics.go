@@ -22,13 +22,11 @@ func (s *Server) metrics() *prometheus.Registry {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "rollcall_" + name, Help: help},
 			func() float64 { return float64(read()) }))
 	}
+	reg.MustRegister(traffic{s.guard.Stats})
 	d, p, l, b := s.rt.Stats(), s.agent.Stats(), s.lists.Stats(), s.gateway.Stats()
 	for m := sip.MethodUnknown; m <= sip.REFER; m++ {
 		name := strings.ToLower(m.String())
-		if m == sip.MethodUnknown {
-			name = "unknown"
-		}
-		counter("sip_requests_total", "Requests received, without retransmissions.", prometheus.Labels{"method": name}, d.Requests[m].Load)
+		counter("dialog_requests_total", "Requests handled, without retransmissions.", prometheus.Labels{"method": name}, d.Requests[m].Load)
 	}
 	if e, ok := s.network.(*sip.Endpoint); ok {
 		w := e.Stats()
@@ -36,8 +34,25 @@ func (s *Server) metrics() *prometheus.Registry {
 		counter("sip_messages_sent_total", "Messages sent.", nil, w.Sent.Load)
 		counter("sip_malformed_total", "Messages that could not be parsed.", nil, w.Malformed.Load)
 		counter("sip_send_errors_total", "Messages that could not be sent.", nil, w.SendErrors.Load)
+		counter("sip_connections_accepted_total", "Stream connections accepted.", nil, w.Accepted.Load)
+		counter("sip_connections_refused_total", "Stream connections closed on accept because there were too many.", nil, w.Refused.Load)
+		counter("sip_tls_handshake_errors_total", "TLS handshakes that failed, both ways.", nil, w.TLSHandshakeErrors.Load)
+		for r := range sip.CloseReasons {
+			counter("sip_connections_closed_total", "Stream connections closed.", prometheus.Labels{"reason": r.String()}, w.Closed[r].Load)
+		}
 		gauge("sip_connections", "Open stream connections.", func() int64 { return int64(e.Conns()) })
 	}
+	lim := s.guard.Limit.Stats()
+	for _, c := range []struct {
+		limit, verdict string
+		read           func() uint64
+	}{
+		{"source", "rejected", lim.SourceRejected.Load}, {"source", "dropped", lim.SourceDropped.Load},
+		{"total", "rejected", lim.TotalRejected.Load}, {"total", "dropped", lim.TotalDropped.Load},
+	} {
+		counter("sip_limited_total", "Requests over a rate, answered 503 or dropped.", prometheus.Labels{"limit": c.limit, "verdict": c.verdict}, c.read)
+	}
+	gauge("sip_traces", "Wire traces that are running.", func() int64 { return int64(s.guard.Trace.Running()) })
 	counter("dialog_rejected_total", "Requests answered with an error.", nil, d.Rejected.Load)
 	counter("dialog_overload_total", "Requests refused or dropped because a queue was full.", nil, d.Overload.Load)
 	counter("dialog_notifies_total", "NOTIFYs sent, without retransmissions.", nil, d.Notifies.Load)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -19,6 +18,8 @@ import (
 	"rollcall/pa"
 	"rollcall/rls"
 	"rollcall/sip"
+	"rollcall/sip/auth"
+	"rollcall/sip/locate"
 	"rollcall/sql"
 	"rollcall/xcapclient"
 )
@@ -36,6 +37,7 @@ type Server struct {
 	set *settings
 	log *slog.Logger
 
+	limit    sip.LogLimit // of what peers and users of XCAP can cause
 	store    *sql.Store
 	docs     *xcapclient.Client
 	stored   *xcapclient.StoredSource
@@ -45,6 +47,12 @@ type Server struct {
 	lists    *rls.Server
 	gateway  *b2b.Gateway
 	network  Network
+	resolver *locate.Resolver
+	verifier *auth.Verifier
+	users    users
+	auths    authStats
+	userLog  sip.LogLimit
+	guard    *sip.Guard
 	sources  []xcapclient.Source // on top of the configured ones
 	rt       *dialog.Runtime
 	addrs    []string
@@ -71,7 +79,26 @@ type Option func(*Server)
 
 // OnNetwork puts the server on another network than the machine's.
 func OnNetwork(attach func(sip.Receiver) Network) Option {
-	return func(s *Server) { s.network = attach(s.receive) }
+	return func(s *Server) {
+		n := &guarded{guard: s.guard}
+		n.Network = attach(func(m *sip.Message) {
+			if s.guard.Received(m, n) {
+				s.receive(m)
+			}
+		})
+		s.network = n
+	}
+}
+
+// guarded is a network without an Endpoint's hooks.
+type guarded struct {
+	Network
+	guard *sip.Guard
+}
+
+func (n *guarded) Send(f sip.Flow, b []byte, token uint64) error {
+	n.guard.Sent(f, b, nil)
+	return n.Network.Send(f, b, token)
 }
 
 // WithSource puts a source of documents on top of the configured ones.
@@ -87,6 +114,10 @@ func New(cfg Config, log *slog.Logger, opts ...Option) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, set: set, log: log, open: make(chan struct{})}
+	s.guard = &sip.Guard{
+		Stats: new(sip.Stats), Trace: new(sip.Trace), Log: log.With("component", "sip"),
+		Limit: sip.NewLimiter(sip.LimiterOptions{PerSource: cfg.RatePerSource, Total: cfg.RateTotal, Exempt: set.trust}, time.Now()),
+	}
 	for _, opt := range opts {
 		opt(s)
 	}
@@ -161,12 +192,20 @@ func (s *Server) wire() {
 	s.gateway = b2b.New(b2b.Options{Component: b2bComponent, Routes: s.set.remote, Local: s.local,
 		Self: "sip:rollcall@" + s.cfg.Domain[0], Log: s.log.With("component", "b2b")})
 	if s.network == nil {
+		serverTLS, clientTLS := s.set.tls.configs()
 		s.network = sip.NewEndpoint(sip.EndpointOptions{
-			Receive: s.receive,
-			Failed:  func(id sip.ClientID, err error) { s.rt.Failed(id, err) },
-			Log:     s.log.With("component", "sip"),
+			Receive:   s.receive,
+			Failed:    func(id sip.ClientID, err error) { s.rt.Failed(id, err) },
+			Log:       s.log.With("component", "sip"),
+			Guard:     s.guard,
+			ServerTLS: serverTLS, ClientTLS: clientTLS, Origins: s.cfg.WSOrigin,
+			Exempt: s.trusts,
 		})
+		s.warnExpiry(s.set.tls, time.Now())
 	}
+	s.resolver = locate.New(locate.Options{Servers: s.cfg.DNS, Protos: s.set.protos(), Usable: s.usable})
+	s.users = nobody{}
+	s.verifier = auth.NewVerifier(auth.Options{Algorithms: s.set.digest, AllowNoQop: true})
 	reg := packages()
 	for _, p := range reg {
 		if d, ok := s.set.intervals[p.Name]; ok {
@@ -180,10 +219,12 @@ func (s *Server) wire() {
 	s.rt = dialog.New(dialog.Options{
 		Sender: s.network, Packages: dialog.NewRegistry(reg...), Store: s.store, Durability: s.set.durability,
 		Log:        s.log.With("component", "dialog"),
+		Stats:      s.guard.Stats,
 		Components: []func(uint8) dialog.Component{s.agent.Shard, s.lists.Shard, s.gateway.Shard},
 		Route:      s.route, Key: s.key, Identify: s.identify,
 		FlowTo:  s.network.FlowTo,
-		Resolve: s.resolve, ListPace: pace,
+		Resolve: s.resolve, Unreachable: s.unreachable, StreamFlow: s.streamFlow(),
+		Login: s.logins(), ListPace: pace,
 	})
 	s.docs.Watch(s.documentsChanged)
 }
@@ -242,61 +283,6 @@ func (s *Server) normalize(uri string) (string, error) {
 	return k, err
 }
 
-// identify believes what trusted peers assert, P-Asserted-Identity before From
-// (ID-01), and nobody else.
-func (s *Server) identify(m *sip.Message, now time.Time) (dialog.Identity, func(context.Context), *dialog.Error) {
-	peer := m.Flow.Remote.Addr().Unmap()
-	if !slices.ContainsFunc(s.set.trust, func(p netip.Prefix) bool { return p.Contains(peer) }) {
-		return dialog.Identity{}, nil, dialog.Refuse(403, "Peer Not Trusted")
-	}
-	uri := m.From().URI
-	for v := range m.Values(sip.HdrPAssertedIdentity) {
-		if n, err := sip.ParseNameAddr(v); err == nil {
-			uri = n.URI
-			break
-		}
-	}
-	k, _, err := s.key(uri)
-	if err != nil {
-		return dialog.Identity{}, nil, &dialog.Error{Status: 400, Reason: "Bad From URI", Err: err}
-	}
-	return dialog.Identity{URI: k}, nil, nil
-}
-
-// resolve finds the address of a named next hop: SRV of the transport when the
-// URI has no port, then A and AAAA (RFC 3263 sections 4.1 and 4.2).
-func (s *Server) resolve(ctx context.Context, uri string) ([]sip.Flow, error) {
-	u, err := sip.ParseURI(uri)
-	if err != nil {
-		return nil, err
-	}
-	proto, err := sip.TransportOf(u)
-	if err != nil {
-		return nil, err
-	}
-	host, port := u.Host, sip.HopPort(u)
-	if u.Port == 0 {
-		if _, srv, err := net.DefaultResolver.LookupSRV(ctx, "sip", strings.ToLower(proto.String()), host); err == nil && len(srv) > 0 {
-			host, port = srv[0].Target, srv[0].Port
-		}
-	}
-	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-	if err != nil {
-		return nil, err
-	}
-	var flows []sip.Flow
-	for _, ip := range ips {
-		var flow sip.Flow
-		if flow, err = s.network.FlowTo(proto, netip.AddrPortFrom(ip.Unmap(), port)); err == nil {
-			flows = append(flows, flow)
-		}
-	}
-	if len(flows) > 0 {
-		return flows, nil
-	}
-	return nil, fmt.Errorf("no usable address for %s: %w", host, err)
-}
-
 // reload reads the list services again until that works.
 func (s *Server) reload(ctx context.Context) {
 	for wait := time.Second; ; wait = min(2*wait, time.Minute) {
@@ -317,7 +303,7 @@ func (s *Server) documentsChanged(selectors []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if err := s.catalog.Changed(ctx, selectors); err != nil {
-		s.log.Warn("list services not readable; they stay as they were", "err", err)
+		s.limit.Log(time.Now(), s.log, slog.LevelWarn, "list services not readable; they stay as they were", "err", err)
 	}
 	for _, xui := range s.rules.changed(selectors) {
 		key, err := s.normalize(xui)
@@ -437,6 +423,7 @@ func (s *Server) Stop(ctx context.Context) error {
 	var err error
 	s.stopOnce.Do(func() {
 		s.ready.Store(false)
+		s.guard.Trace.Close() // else their requests would hold up Shutdown
 		if s.web != nil {
 			s.web.Shutdown(ctx)
 		}
@@ -446,6 +433,7 @@ func (s *Server) Stop(ctx context.Context) error {
 		}
 		s.cancel()
 		s.network.Close()
+		s.resolver.Close()
 		s.over.Wait()
 		err = errors.Join(err, s.store.Close())
 	})
@@ -460,10 +448,12 @@ func (s *Server) abort() {
 		cancel()
 		s.rt.Stop(ctx)
 		close(s.open)
+		s.guard.Trace.Close()
 		if s.web != nil {
 			s.web.Close()
 		}
 		s.network.Close()
+		s.resolver.Close()
 		s.over.Wait()
 		s.store.Close()
 	})

@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -96,7 +97,7 @@ func (s *Server) xcapFault(w http.ResponseWriter, err error) {
 	case errors.Is(err, sql.ErrConflict):
 		http.Error(w, "the document is another version", http.StatusPreconditionFailed)
 	default:
-		s.log.Error("XCAP request failed", "err", err)
+		s.limit.Log(time.Now(), s.log, slog.LevelError, "XCAP request failed", "err", err)
 		http.Error(w, "the store does not answer", http.StatusInternalServerError)
 	}
 }

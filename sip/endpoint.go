@@ -1,6 +1,8 @@
 package sip
 
 import (
+	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -27,7 +29,7 @@ func (m *Message) Release() {
 	if cap(m.Raw) > 16<<10 {
 		m.Raw = nil
 	}
-	m.Flow = Flow{}
+	m.Flow, m.Names = Flow{}, nil
 	messagePool.Put(m)
 }
 
@@ -36,15 +38,24 @@ type EndpointOptions struct {
 	Receive Receiver              // whole, parsed messages; required
 	Failed  func(ClientID, error) // a message sent with this token did not leave
 	Log     *slog.Logger
+	Guard   *Guard // counts, shows and limits messages; may be nil
 
-	ReadBuffer    int // socket receive and send buffers in bytes, default 16 MiB
-	PacketSockets int // sockets per UDP listener, default one per processor, at most 8
+	ServerTLS *tls.Config // for tls and wss listeners, which need it; its ClientAuth decides whether peers show certificates
+	ClientTLS *tls.Config // for connections we open: roots and our own certificate; nil: the system's roots, none
+	Origins   []string    // of web pages that may open a WebSocket, see path.Match; without: those of the host they ask, and programs
 
-	MaxConns     int           // stream connections in all, default 10,000; more are closed on accept
-	WriteQueue   int           // bytes queued per connection, default 4 MiB; more closes it
-	WriteTimeout time.Duration // for one write, default 10 s
-	IdleTimeout  time.Duration // without a byte received, default 65 min: longer than a default subscription
-	DialTimeout  time.Duration // default 5 s
+	ReadBuffer         int                   // UDP receive and send buffers in bytes, default 16 MiB
+	PacketSockets      int                   // sockets per UDP listener, default one per processor, at most 8
+	MaxConns           int                   // stream connections in all, default 10,000; more are closed on accept
+	MaxConnsPerAddr    int                   // ... accepted from one IPv4 address or IPv6 /64, default 1,000
+	Exempt             func(netip.Addr) bool // addresses that MaxConnsPerAddr does not count: proxies
+	WriteQueue         int                   // bytes queued per connection, default 4 MiB; more closes it
+	WriteTimeout       time.Duration         // for 64 KiB, default 10 s
+	IdleTimeout        time.Duration         // without a byte received, default 65 min: longer than a default subscription
+	MessageTimeout     time.Duration         // from a message's first byte to its last, and from accept to the first one; default 30 s
+	HandshakeTimeout   time.Duration         // of TLS, and again of WebSocket, default 5 s
+	DialTimeout        time.Duration         // default 5 s
+	UpgradeDialTimeout time.Duration         // for a flow of StreamFlow, default 1 s
 }
 
 // Endpoint is the transport layer of RFC 3261 section 18: it owns the sockets,
@@ -53,15 +64,20 @@ type EndpointOptions struct {
 type Endpoint struct {
 	opt EndpointOptions
 
-	mu       sync.Mutex
-	packets  atomic.Pointer[[]*packetGroup]
-	gone     chan struct{} // closed by Close
-	streams  []net.Listener
-	conns    map[uint32]*streamConn
-	byRemote map[connKey]*streamConn
-	nextConn uint32
-	closed   bool
-	over     sync.WaitGroup
+	tls      atomic.Pointer[tlsConfigs]
+	refusals refusals
+
+	packets   atomic.Pointer[[]*packetGroup]
+	gone      chan struct{} // closed by Close
+	mu        sync.Mutex
+	streams   []streamListener
+	upgrades  *upgrader // of WebSocket handshakes, nil without a listener
+	conns     map[uint32]*streamConn
+	byRemote  map[connKey]*streamConn // that we opened
+	perSource map[netip.Prefix]int    // accepted connections that MaxConnsPerAddr counts
+	nextConn  uint32
+	closed    bool
+	over      sync.WaitGroup
 
 	stats EndpointStats
 	limit LogLimit
@@ -70,6 +86,9 @@ type Endpoint struct {
 // EndpointStats counts what happened on the wire. Read with atomic loads.
 type EndpointStats struct {
 	Received, Sent, Malformed, SendErrors, Accepted, Refused atomic.Uint64
+
+	TLSHandshakeErrors atomic.Uint64
+	Closed             [CloseReasons]atomic.Uint64 // stream connections by reason
 }
 
 // NewEndpoint returns an endpoint without listeners.
@@ -89,13 +108,21 @@ func NewEndpoint(opt EndpointOptions) *Endpoint {
 	}
 	def(&opt.ReadBuffer, 16<<20)
 	def(&opt.MaxConns, 10000)
+	def(&opt.MaxConnsPerAddr, 1000)
 	def(&opt.WriteQueue, 4<<20)
 	defd(&opt.WriteTimeout, 10*time.Second)
 	defd(&opt.IdleTimeout, 65*time.Minute)
+	defd(&opt.MessageTimeout, 30*time.Second)
+	defd(&opt.HandshakeTimeout, 5*time.Second)
 	defd(&opt.DialTimeout, 5*time.Second)
 	def(&opt.PacketSockets, runtime.GOMAXPROCS(0))
 	opt.PacketSockets = min(opt.PacketSockets, maxPacketSockets)
-	return &Endpoint{opt: opt, gone: make(chan struct{}), conns: make(map[uint32]*streamConn), byRemote: make(map[connKey]*streamConn)}
+	defd(&opt.UpgradeDialTimeout, time.Second)
+	e := &Endpoint{
+		opt: opt, gone: make(chan struct{}), conns: make(map[uint32]*streamConn), byRemote: make(map[connKey]*streamConn), perSource: make(map[netip.Prefix]int),
+	}
+	e.SetTLS(opt.ServerTLS, opt.ClientTLS)
+	return e
 }
 
 // Stats gives the counters.
@@ -117,7 +144,7 @@ func (e *Endpoint) Listen(proto Proto, addr string) (netip.AddrPort, error) {
 	switch proto {
 	case UDP:
 		return e.listenPackets(family, addr)
-	case TCP:
+	case TCP, TLS, WS, WSS:
 		return e.listenStreams(proto, family, addr)
 	}
 	return netip.AddrPort{}, fmt.Errorf("transport %v is not supported", proto)
@@ -142,6 +169,9 @@ func (e *Endpoint) Close() {
 	for _, l := range e.streams {
 		l.Close()
 	}
+	if e.upgrades != nil {
+		e.upgrades.web.Close()
+	}
 	for _, c := range e.conns {
 		c.fail(net.ErrClosed)
 	}
@@ -158,10 +188,12 @@ func (e *Endpoint) FlowTo(proto Proto, remote netip.AddrPort) (Flow, error) {
 		for _, g := range e.groups() {
 			locals = append(locals, g.local)
 		}
-	case TCP:
+	case TCP, TLS:
 		e.mu.Lock()
 		for _, l := range e.streams {
-			locals = append(locals, unmap(l.Addr().(*net.TCPAddr).AddrPort()))
+			if l.proto == proto {
+				locals = append(locals, l.local)
+			}
 		}
 		e.mu.Unlock()
 	}
@@ -182,7 +214,9 @@ func (e *Endpoint) parse(m *Message, stream bool) bool {
 	m.At = time.Now()
 	err := m.Parse(m.Raw, stream)
 	if err == nil {
-		e.opt.Receive(m)
+		if e.opt.Guard.Received(m, e) {
+			e.opt.Receive(m)
+		}
 		return true
 	}
 	var pe *ParseError
@@ -211,7 +245,7 @@ func (e *Endpoint) lost(f Flow, b []byte, framing error) {
 // refuse answers a bad message if it can be answered, reports and releases it.
 func (e *Endpoint) refuse(m *Message, pe ParseError) (answered bool) {
 	e.stats.Malformed.Add(1)
-	if pe.Answerable && m.IsRequest() && m.Method() != ACK {
+	if e.opt.Guard.Malformed(m, pe.Reason) && pe.Answerable && m.IsRequest() && m.Method() != ACK {
 		resp := AppendResponse(nil, m, pe.Code, pe.Reason, StatelessTag(m))
 		resp = AppendBody(resp, "", nil)
 		answered = e.Send(ResponseFlow(m), resp, 0) == nil
@@ -241,6 +275,7 @@ func (e *Endpoint) Send(f Flow, b []byte, token uint64) error { return e.SendPar
 
 // SendParts implements PartsSender.
 func (e *Endpoint) SendParts(f Flow, head, body []byte, token uint64) error {
+	e.opt.Guard.Sent(f, head, body)
 	var err error
 	if f.Proto == UDP {
 		err = e.sendPacket(f, head, body, token)
@@ -270,8 +305,12 @@ func ParseListen(s string) (Proto, string, error) {
 		p = UDP
 	case "tcp":
 		p = TCP
-	case "tls", "ws", "wss":
-		return 0, "", fmt.Errorf("listener %q: transport %s is not supported yet", s, name)
+	case "tls":
+		p = TLS
+	case "ws":
+		p = WS
+	case "wss":
+		p = WSS
 	default:
 		return 0, "", fmt.Errorf("listener %q: unknown transport %q", s, name)
 	}
@@ -303,4 +342,11 @@ func (l *LogLimit) Allow(now time.Time) (suppressed int, ok bool) {
 	}
 	suppressed, l.dropped = l.dropped, 0
 	return suppressed, true
+}
+
+// Log writes a line that a peer can cause, if Allow allows it.
+func (l *LogLimit) Log(now time.Time, log *slog.Logger, level slog.Level, msg string, args ...any) {
+	if n, ok := l.Allow(now); ok {
+		log.Log(context.Background(), level, msg, append(args, "suppressed", n)...)
+	}
 }

@@ -610,8 +610,10 @@ func TestEndpointDial(t *testing.T) {
 		}
 	})
 	t.Run("wrong flows", func(t *testing.T) {
-		if err := w.Send(Flow{Proto: TLS, Remote: to}, []byte("x"), 0); err == nil {
-			t.Error("TLS was tried")
+		for _, p := range []Proto{WS, WSS} {
+			if err := w.Send(Flow{Proto: p, Remote: to}, []byte("x"), 0); err == nil || !strings.Contains(err.Error(), "cannot connect over WS") {
+				t.Errorf("%v: %v", p, err)
+			}
 		}
 		if err := w.Send(Flow{Proto: UDP, Remote: to}, []byte("x"), 0); err == nil {
 			t.Error("UDP without a listener")
@@ -709,7 +711,9 @@ func TestParseListen(t *testing.T) {
 	for _, c := range []struct{ in, addr, err string }{
 		{"udp:127.0.0.1:5060", "UDP 127.0.0.1:5060", ""},
 		{"TCP:[::1]:0", "TCP [::1]:0", ""},
-		{"tls:127.0.0.1:5061", "", "not supported yet"},
+		{"tls:127.0.0.1:5061", "TLS 127.0.0.1:5061", ""},
+		{"ws:127.0.0.1:80", "WS 127.0.0.1:80", ""},
+		{"WSS:0.0.0.0:443", "WSS 0.0.0.0:443", ""},
 		{"sctp:127.0.0.1:5060", "", "unknown transport"},
 		{"127.0.0.1", "", "want TRANSPORT:HOST:PORT"},
 		{"udp:127.0.0.1", "", "missing port"},

@@ -2,6 +2,7 @@ package sip
 
 import (
 	"container/heap"
+	"errors"
 	"math/rand/v2"
 	"net/netip"
 	"sync"
@@ -108,7 +109,7 @@ type MemHost struct {
 }
 
 // Host attaches an address. Datagrams to it are parsed and given to recv;
-// unparsable ones are dropped. A second call replaces the receiver, nil detaches.
+// unparsable ones are answered as an [Endpoint] does. A second call replaces the receiver, nil detaches.
 func (n *MemNet) Host(addr netip.AddrPort, recv Receiver) *MemHost {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -176,11 +177,17 @@ func (n *MemNet) run() {
 				m := NewMessage()
 				m.Flow = Flow{Proto: UDP, Local: p.to, Remote: p.from}
 				m.At = time.Now()
-				if m.Parse(p.b, false) == nil {
+				err := m.Parse(p.b, false)
+				if err == nil {
 					recv(m)
-				} else {
-					m.Release()
+					continue
 				}
+				var pe *ParseError
+				if errors.As(err, &pe) && pe.Answerable {
+					h := MemHost{net: n, addr: p.to}
+					h.Send(ResponseFlow(m), appendRefusal(nil, m, pe), 0)
+				}
+				m.Release()
 			}
 		}
 		timer.Reset(wait)

@@ -29,6 +29,11 @@ type Message struct {
 	Flow Flow      // where it came from; not touched by Parse
 	At   time.Time // when it came; not touched by Parse
 
+	// Names are the SIP identities of the peer's verified certificate
+	// (RFC 5922 section 7.4), nil when there is none. The slice is that of the
+	// connection: it must not be changed. Not touched by Parse.
+	Names []string
+
 	present uint64 // bit per HeaderID
 	n       int    // fields in use
 	status  int    // 0 in a request
@@ -50,9 +55,9 @@ type Message struct {
 
 // ParseError says why a message was refused.
 type ParseError struct {
-	Code       int    // status code for a response: 400, 505 or 513
+	Code       int    // status code for a response: 400, 501, 505 or 513
 	Reason     string // for people; holds nothing the peer sent
-	Answerable bool   // a request whose Via was read and that has From, To, Call-ID and CSeq: AppendResponse works
+	Answerable bool   // a request with a Via that says where to and a CSeq: AppendResponse works
 }
 
 func (e *ParseError) Error() string { return strconv.Itoa(e.Code) + " " + e.Reason }
@@ -83,7 +88,7 @@ const (
 	exactlyOnce = 1<<HdrFrom | 1<<HdrTo | 1<<HdrCallID | 1<<HdrCSeq
 	mustAgree   = 1<<HdrContentLength | 1<<HdrContentType | 1<<HdrEvent | 1<<HdrExpires | 1<<HdrMinExpires |
 		1<<HdrMaxForwards | 1<<HdrSubscriptionState | 1<<HdrSIPETag | 1<<HdrSIPIfMatch | 1<<HdrSuppressIfMatch
-	identifying = exactlyOnce | 1<<HdrVia
+	matching = 1<<HdrVia | 1<<HdrCSeq // what a client finds its transaction by (RFC 3261 section 17.1.3)
 )
 
 // Parse reads the message in b. It keeps b and may change it: folded lines
@@ -123,7 +128,7 @@ func (m *Message) Parse(b []byte, stream bool) error {
 	if m.err.Code == 0 {
 		return nil
 	}
-	m.err.Answerable = isReq && m.method != ACK && m.via.head != nil && m.present&identifying == identifying
+	m.err.Answerable = isReq && m.method != ACK && m.via.Host != nil && m.present&matching == matching
 	err := m.err
 	return &err
 }
@@ -215,8 +220,8 @@ func (m *Message) lines(b []byte, i int) bool {
 		returns++
 	}
 	for line := 2; ; line++ {
-		if i >= len(b) {
-			m.truncated(i)
+		if i >= len(b) || b[i] == '\r' && i+1 == len(b) {
+			m.truncated(len(b))
 			return false
 		}
 		if c := b[i]; c == '\n' {
@@ -235,10 +240,14 @@ func (m *Message) lines(b []byte, i int) bool {
 		if i < len(b) && b[i] != ':' {
 			i = skipSpace(b, i)
 		}
+		if i >= len(b) {
+			m.truncated(i)
+			return false
+		}
 		good := true
-		if i >= len(b) || b[i] != ':' || e == s {
+		if b[i] != ':' || e == s {
 			good = false
-			if s < len(b) && (b[s] == ' ' || b[s] == '\t') {
+			if b[s] == ' ' || b[s] == '\t' {
 				m.failLine(line, "header name starts with a space")
 			} else {
 				m.failLine(line, "no header name and colon")
@@ -337,7 +346,12 @@ func (m *Message) values() {
 	if v := m.Header(HdrVia); v == nil {
 		m.fail(400, "Via is missing")
 	} else if _, reason := m.via.parse(v); reason != "" {
-		m.via = Via{}
+		// With bad parameters it still says where the answer goes; the answer
+		// then has it as it came (RFC 4475 section 3.1.2.1).
+		if m.via.Params = nil; m.via.head == nil {
+			m.via = Via{}
+		}
+		m.via.head = nil
 		m.fail(400, reason)
 	} else if m.status == 0 && string(m.via.Branch) == "z9hG4bK" {
 		m.fail(400, "Via branch is nothing but the cookie z9hG4bK")
@@ -400,7 +414,11 @@ func (m *Message) readCSeq() {
 	}
 	if m.status == 0 {
 		if string(name) != string(m.MethodToken()) {
-			m.fail(400, "CSeq has another method than the request line")
+			code := 400
+			if m.method == MethodUnknown {
+				code = 501 // RFC 4475 section 3.1.2.18
+			}
+			m.fail(code, "CSeq has another method than the request line")
 		}
 		return
 	}

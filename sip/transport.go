@@ -42,4 +42,10 @@ type Flow struct {
 	Local  netip.AddrPort
 	Remote netip.AddrPort
 	Conn   uint32 // stream connection number, 0 for UDP or "any connection"
+
+	// Domain is whom the certificate of a TLS connection that we open must
+	// name: the host of the URI before it was resolved (RFC 5922 section 7.3).
+	// Empty: the address in Remote.
+	Domain   string
+	Upgraded bool // from StreamFlow
 }

@@ -76,6 +76,8 @@ const tryingAfter = T1 + 2*T1 + 4*T1
 // Transactions holds the non-INVITE transactions (RFC 3261 sections 17.1.2 and
 // 17.2.2) of one shard. It has one owner: no lock, no goroutine, no clock.
 type Transactions struct {
+	Stats *Stats // may be nil; set before use
+
 	shard  uint8
 	sender PartsSender
 	wheel  *Wheel // timers E and F
@@ -109,6 +111,7 @@ type serverTx struct {
 	req        *Message // of a request that is kept by its user, until it is answered
 	place      place
 	state      serverState
+	method     Method
 	gen        uint32
 	next, prev uint32 // slot+1 in the queue it stands in
 }
@@ -131,6 +134,7 @@ type clientTx struct {
 	timer    Timer
 	place    place
 	live     bool
+	method   Method
 	interval int32 // next timer E, in milliseconds
 }
 
@@ -306,6 +310,7 @@ func (t *Transactions) Receive(now time.Time, m *Message) (ServerID, Arrival) {
 	key := t.key(m, m.MethodToken())
 	if i, ok := t.servers.find(key); ok {
 		s := &t.server[i]
+		t.Stats.CountAbsorbed(m.Method())
 		if s.state == serverCompleted {
 			t.sender.SendParts(t.places.unpack(s.place), s.resp, nil, 0)
 		}
@@ -320,7 +325,11 @@ func (t *Transactions) Receive(now time.Time, m *Message) (ServerID, Arrival) {
 		i = uint32(len(t.server) - 1)
 	}
 	s := &t.server[i]
-	*s = serverTx{key: key, at: t.since(now), place: t.places.pack(ResponseFlow(m)), gen: s.gen + 1, state: serverTrying}
+	came := now
+	if !m.At.IsZero() { // its wait in the mailbox counts
+		came = m.At
+	}
+	*s = serverTx{key: key, at: t.since(came), place: t.places.pack(ResponseFlow(m)), gen: s.gen + 1, state: serverTrying, method: m.Method()}
 	t.servers.add(key, i)
 	t.live.servers++
 	if !m.Flow.Proto.Reliable() {
@@ -397,6 +406,7 @@ func (t *Transactions) Respond(now time.Time, id ServerID, resp []byte) time.Dur
 		s.merged = 0
 	}
 	took := t.since(now) - s.at
+	t.Stats.ObserveServer(s.method, time.Duration(took))
 	if s.place.proto.Reliable() {
 		t.endServer(i)
 	} else {
@@ -536,7 +546,9 @@ func (t *Transactions) Request(now time.Time, id ClientID, flow Flow, head, body
 	if c == nil {
 		return nil
 	}
+	c.method, _ = glance(head)
 	if err := t.sender.SendParts(flow, head, body, uint64(id)); err != nil {
+		t.Stats.CountFailure(c.method, Undelivered)
 		t.endClient(i)
 		return err
 	}
@@ -576,6 +588,7 @@ func (t *Transactions) Response(now time.Time, m *Message) (out Outcome, final, 
 		return Outcome{User: c.user, Status: m.Status()}, false, true
 	}
 	out = Outcome{User: c.user, Status: m.Status()}
+	t.Stats.ObserveClient(c.method, time.Duration(t.since(now)-c.at))
 	t.endClient(i)
 	return out, true, true
 }
@@ -587,6 +600,7 @@ func (t *Transactions) Fail(id ClientID) (Outcome, bool) {
 		return Outcome{}, false
 	}
 	out := Outcome{User: c.user, Status: 503}
+	t.Stats.CountFailure(c.method, Undelivered)
 	t.endClient(i)
 	return out, true
 }
@@ -625,6 +639,7 @@ func (t *Transactions) Advance(now time.Time, timeout func(Outcome)) {
 		if left <= 0 {
 			out := Outcome{User: c.user, Status: 408}
 			c.timer = 0
+			t.Stats.CountFailure(c.method, TimedOut)
 			t.endClient(i)
 			timeout(out)
 			return
@@ -650,13 +665,14 @@ func ResponseFlow(m *Message) Flow {
 	if port == 0 {
 		port = 5060
 	}
-	if len(v.Maddr) > 0 {
-		if maddr, err := netip.ParseAddr(string(v.Maddr)); err == nil {
-			f.Remote = netip.AddrPortFrom(maddr.Unmap(), port)
-			return f
-		}
+	var maddr netip.Addr
+	if v.Maddr != nil {
+		maddr, _ = netip.ParseAddr(string(v.Maddr))
 	}
-	if !v.HasRPort {
+	switch {
+	case maddr.IsValid():
+		f.Remote = netip.AddrPortFrom(maddr.Unmap(), port)
+	case !v.HasRPort:
 		f.Remote = netip.AddrPortFrom(f.Remote.Addr(), port)
 	}
 	return f

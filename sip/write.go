@@ -7,7 +7,8 @@ import (
 )
 
 // AppendResponse starts a response to req: the status line, every Via, From,
-// To, Call-ID and CSeq (RFC 3261 section 8.2.6.2), each as it was received.
+// To, Call-ID and CSeq (RFC 3261 section 8.2.6.2), each as it was received. A
+// request that Parse refused may lack some of them; so does its response.
 // The caller adds its own fields and ends with AppendBody.
 //
 // An empty reason becomes ReasonPhrase(code). toTag is added to To unless the
@@ -43,18 +44,23 @@ func AppendResponse(dst []byte, req *Message, code int, reason, toTag string) []
 		}
 	}
 	dst = appendField(dst, "From: ", req.Header(HdrFrom))
-	dst = append(dst, "To: "...)
-	dst = append(dst, req.Header(HdrTo)...)
-	if toTag != "" && req.toOK && req.to.tag == nil {
-		dst = append(dst, ";tag="...)
-		dst = appendClean(dst, toTag)
+	if to := req.Header(HdrTo); to != nil {
+		dst = append(dst, "To: "...)
+		dst = append(dst, to...)
+		if toTag != "" && req.toOK && req.to.tag == nil {
+			dst = append(dst, ";tag="...)
+			dst = appendClean(dst, toTag)
+		}
+		dst = append(dst, '\r', '\n')
 	}
-	dst = append(dst, '\r', '\n')
 	dst = appendField(dst, "Call-ID: ", req.Header(HdrCallID))
 	return appendField(dst, "CSeq: ", req.Header(HdrCSeq))
 }
 
 func appendField(dst []byte, name string, value []byte) []byte {
+	if value == nil {
+		return dst
+	}
 	dst = append(dst, name...)
 	dst = append(dst, value...)
 	return append(dst, '\r', '\n')
@@ -101,6 +107,12 @@ func (v *Via) appendAnswer(dst, field []byte, src netip.AddrPort) []byte {
 		dst = append(dst, rest...)
 	}
 	return dst
+}
+
+// appendRefusal answers a request that Parse refused and that is Answerable,
+// without state (RFC 3261 section 8.2.7).
+func appendRefusal(dst []byte, req *Message, pe *ParseError) []byte {
+	return AppendBody(AppendResponse(dst, req, pe.Code, pe.Reason, StatelessTag(req)), "", nil)
 }
 
 // AppendHeader writes one header field. Line ends in value become spaces, so

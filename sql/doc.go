@@ -1,5 +1,5 @@
 // Package sql keeps the rows of a server in a database: subscriptions (RFC 6665), publications (RFC 3903), XCAP
-// documents (RFC 4825) and a few values about the database itself.
+// documents (RFC 4825), users' digest secrets (RFC 8760) and a few values about the database itself.
 //
 // It owns the schema and its migrations, the connections, and the lock that keeps a second server out. It owns no
 // meaning: what a row says belongs to packages dialog and pa, and expired rows stay until they are deleted.
@@ -11,6 +11,8 @@
 //   - Writes of one key in one batch count in their order; only the last state is written.
 //   - Every string comes back byte for byte, also where it is not UTF-8: it came from the wire.
 //   - One Store at a time serves a database, unless it was opened with Options.Beside. The lock goes with the process.
+//   - Table subscriber may be shared with Kamailio or OpenSIPS, whose columns it has: one that is there already is used as
+//     it is, it is never dropped, and a password in plain text is read but never written.
 //   - A schema newer than the program is an error, never a guess.
 //
 // A Store may be used by many goroutines. It starts none, reads nothing on its own and does no SIP.

@@ -2,6 +2,7 @@ package sql
 
 import (
 	"bytes"
+	"cmp"
 	"slices"
 	"strings"
 	"sync"
@@ -12,10 +13,11 @@ type memory struct {
 	mu   sync.Mutex
 	docs map[string]Document
 	meta map[string]string
+	subs map[[2]string]Subscriber // by user name and domain
 }
 
 func newMemory() *memory {
-	return &memory{docs: map[string]Document{}, meta: map[string]string{}}
+	return &memory{docs: map[string]Document{}, meta: map[string]string{}, subs: map[[2]string]Subscriber{}}
 }
 
 func (m *memory) document(selector string) (Document, error) {
@@ -82,4 +84,48 @@ func (m *memory) set(key, value string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.meta[key] = value
+}
+
+func (m *memory) subscriber(username, domain string) Subscriber {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.subs[[2]string{username, domain}]
+}
+
+func (m *memory) subscribers(domain string) []Subscriber {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []Subscriber
+	for _, sub := range m.subs {
+		if domain == "" || sub.Domain == domain {
+			all = append(all, sub)
+		}
+	}
+	slices.SortFunc(all, func(a, b Subscriber) int {
+		return cmp.Or(strings.Compare(a.Domain, b.Domain), strings.Compare(a.Username, b.Username))
+	})
+	return all
+}
+
+func (m *memory) putSubscriber(sub Subscriber, only Precondition) (created bool, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	key := [2]string{sub.Username, sub.Domain}
+	_, ok := m.subs[key]
+	if err := only.check(ok, ""); err != nil {
+		return false, err
+	}
+	m.subs[key] = sub
+	return !ok, nil
+}
+
+func (m *memory) deleteSubscriber(username, domain string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	key := [2]string{username, domain}
+	if _, ok := m.subs[key]; !ok {
+		return ErrNotFound
+	}
+	delete(m.subs, key)
+	return nil
 }

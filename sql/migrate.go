@@ -139,7 +139,8 @@ func (s *Store) Status(ctx context.Context) (Status, error) {
 	return st, nil
 }
 
-// MigrateUp applies every pending migration, MigrateDown undoes those above a version (0: all of them, rows included).
+// MigrateUp applies every pending migration, MigrateDown undoes those above a version (0: all of them, rows included, but
+// for table subscriber, which other programs may use).
 // Both need the lock, so they fail on a Store opened with Options.Beside.
 func (s *Store) MigrateUp(ctx context.Context) error {
 	return s.migrate(ctx, func(p *goose.Provider) error {

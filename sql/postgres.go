@@ -35,6 +35,9 @@ func (s *Store) openPostgres(ctx context.Context, dsn string, opt Options) error
 	if opt.Sync == SyncFull {
 		q.Set("synchronous_commit", "on")
 	}
+	if opt.readOnly {
+		q.Set("default_transaction_read_only", "on")
+	}
 	u.RawQuery = q.Encode()
 	db, err := sqlx.Open("postgres", u.String())
 	if err != nil {

@@ -50,11 +50,15 @@ func (s *Store) openSQLite(ctx context.Context, path string, opt Options) error 
 		// A checkpoint writes each changed page once, however often it changed.
 		"wal_autocheckpoint(4000)", "journal_size_limit(67108864)",
 	}
-	if s.w, err = openSQLiteFile(path, q); err != nil {
-		return err
+	if opt.readOnly {
+		q.Set("mode", "ro")
+	} else {
+		if s.w, err = openSQLiteFile(path, q); err != nil {
+			return err
+		}
+		s.w.SetMaxOpenConns(1)
+		s.w.SetMaxIdleConns(1)
 	}
-	s.w.SetMaxOpenConns(1)
-	s.w.SetMaxIdleConns(1)
 
 	q["_pragma"] = []string{"busy_timeout(5000)", "query_only(1)"}
 	q.Del("_txlock")
@@ -63,6 +67,9 @@ func (s *Store) openSQLite(ctx context.Context, path string, opt Options) error 
 	}
 	s.r.SetMaxOpenConns(4)
 	s.r.SetMaxIdleConns(2)
+	if opt.readOnly {
+		return s.r.PingContext(ctx)
+	}
 	return s.w.PingContext(ctx)
 }
 

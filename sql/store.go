@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -16,7 +17,7 @@ import (
 )
 
 var (
-	// ErrNotFound says that there is no such document or meta key. It is fs.ErrNotExist to errors.Is.
+	// ErrNotFound says that there is no such document, meta key or subscriber. It is fs.ErrNotExist to errors.Is.
 	ErrNotFound = fmt.Errorf("sql: not found: %w", fs.ErrNotExist)
 	// ErrConflict says that a Precondition did not hold.
 	ErrConflict = errors.New("sql: precondition failed")
@@ -50,6 +51,8 @@ type Options struct {
 	Timeout time.Duration
 	// Conns is the most connections used on PostgreSQL; 0 means 8. SQLite has one writer whatever this says.
 	Conns int
+
+	readOnly bool // for a database of another program
 }
 
 type engine uint8
@@ -76,6 +79,9 @@ type Store struct {
 	stmtMu sync.Mutex
 	stmts  map[string]*sqlx.Stmt // by statement text, on w
 
+	subscriberMu   sync.Mutex
+	subscriberCols []string // of table subscriber; nil: not looked up yet
+
 	closeOnce sync.Once
 	closeErr  error
 }
@@ -101,19 +107,11 @@ func Open(ctx context.Context, dsn string, opt Options) (*Store, error) {
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
 
-	kind, rest, _ := strings.Cut(dsn, ":")
-	var err error
-	switch {
-	case dsn == "memory":
+	if dsn == "memory" {
 		s.name, s.mem = "memory", newMemory()
 		return s, nil
-	case kind == "sqlite":
-		err = s.openSQLite(ctx, rest, opt)
-	case kind == "postgres" || kind == "postgresql":
-		err = s.openPostgres(ctx, dsn, opt)
-	default:
-		return nil, fmt.Errorf("sql: unknown store %q: want memory, sqlite:PATH or a postgres:// address", kind)
 	}
+	err := s.connect(ctx, dsn, opt)
 	if err == nil && !opt.NoMigrate {
 		err = s.prepareSchema(ctx)
 		if err == nil && s.engine == enginePostgres && !opt.Beside {
@@ -125,6 +123,19 @@ func Open(ctx context.Context, dsn string, opt Options) (*Store, error) {
 		return nil, fmt.Errorf("sql: open %s: %w", s.name, err)
 	}
 	return s, nil
+}
+
+// connect opens a database other than memory.
+func (s *Store) connect(ctx context.Context, dsn string, opt Options) error {
+	switch kind, rest, _ := strings.Cut(dsn, ":"); kind {
+	case "sqlite":
+		return s.openSQLite(ctx, rest, opt)
+	case "postgres", "postgresql":
+		return s.openPostgres(ctx, dsn, opt)
+	default:
+		s.name = strconv.Quote(kind)
+		return errors.New("unknown kind of database: want memory, sqlite:PATH or a postgres:// address")
+	}
 }
 
 // Engine is "memory", "sqlite" or "postgres".

@@ -195,7 +195,7 @@ func testRows(t *testing.T, s *Store, dsn string) {
 	// Replacement reaches every column.
 	changed := dialog.SubscriptionRow{
 		ID: full.ID, Shard: 9, Event: "a", EventID: "b", Resource: "c", Watcher: "d", CallID: "e", LocalURI: "f", RemoteURI: "g", RemoteTag: "h",
-		RemoteTarget: "i", RouteSet: "j", LocalContact: "k", Flow: "l", Accept: "m", UserAgent: "n", RemoteCSeq: 1, CSeqCeiling: 2, VersionOffset: 4,
+		RemoteTarget: "i", RouteSet: "j", LocalContact: "k", Flow: "l", Accept: "m", Encoding: "w", UserAgent: "n", RemoteCSeq: 1, CSeqCeiling: 2, VersionOffset: 4,
 		List: false, CreatedMS: 5, ExpiresMS: 6,
 	}
 	for v, i := reflect.ValueOf(changed), 0; i < v.NumField(); i++ {

@@ -43,6 +43,7 @@ var subscriptions = newTable("subscription", 1, []column[dialog.SubscriptionRow]
 	{"local_contact", func(r *dialog.SubscriptionRow) any { return &r.LocalContact }},
 	{"flow", func(r *dialog.SubscriptionRow) any { return &r.Flow }},
 	{"accept", func(r *dialog.SubscriptionRow) any { return &r.Accept }},
+	{"encoding", func(r *dialog.SubscriptionRow) any { return &r.Encoding }},
 	{"user_agent", func(r *dialog.SubscriptionRow) any { return &r.UserAgent }},
 	{"remote_cseq", func(r *dialog.SubscriptionRow) any { return &r.RemoteCSeq }},
 	{"cseq_ceiling", func(r *dialog.SubscriptionRow) any { return &r.CSeqCeiling }},

@@ -33,6 +33,23 @@ func apiFlags() []cli.Flag {
 
 // ask reads from the admin API. The error has its exit code.
 func ask(c *cli.Context, path string, params url.Values) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(c.Context, apiLimit)
+	defer cancel()
+	resp, err := request(ctx, c, path, params)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, apiSize))
+	if err != nil {
+		return nil, coded(exitUnreachable, fmt.Errorf("answer from %s: %w", resp.Request.Host, err))
+	}
+	return b, nil
+}
+
+// request asks the admin API; whoever gets a response closes its body. An
+// answer other than 200 is an error with its exit code.
+func request(ctx context.Context, c *cli.Context, path string, params url.Values) (*http.Response, error) {
 	base := strings.TrimRight(c.String("http"), "/")
 	if base == "" {
 		return nil, usagef(c, "--http is empty")
@@ -44,8 +61,6 @@ func ask(c *cli.Context, path string, params url.Values) ([]byte, error) {
 	if len(params) > 0 {
 		target += "?" + params.Encode()
 	}
-	ctx, cancel := context.WithTimeout(c.Context, apiLimit)
-	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 	if err != nil {
 		return nil, usagef(c, "--http %q: %w", c.String("http"), err)
@@ -58,13 +73,13 @@ func ask(c *cli.Context, path string, params url.Values) ([]byte, error) {
 		}
 		return nil, coded(exitUnreachable, &unreachable{base, err})
 	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
+	}
 	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, apiSize))
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	if err != nil {
 		return nil, coded(exitUnreachable, fmt.Errorf("answer from %s: %w", base, err))
-	}
-	if resp.StatusCode == http.StatusOK {
-		return b, nil
 	}
 	var fault struct {
 		Error string `json:"error"`

@@ -41,6 +41,9 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"publish", "sip:a@example.com", "--status", "open", "--expires", "0"}, "rollcall: --expires must be more than 0"},
 		{[]string{"list", "show"}, "rollcall: URI is missing\n"},
 		{[]string{"list", "ls", "x"}, "rollcall: \"x\" is one argument too many\n"},
+		{[]string{"trace"}, "rollcall: URI, --peer or --call-id is missing\n"},
+		{[]string{"trace", "a b"}, "rollcall: \"a b\" is not a URI"},
+		{[]string{"trace", "sip:a@example.com", "x"}, "rollcall: \"x\" is one argument too many\n"},
 		{[]string{"config", "dump", "x"}, "rollcall: \"x\" is one argument too many\n"},
 	}
 	for _, tt := range tests {

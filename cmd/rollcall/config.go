@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"reflect"
 	"regexp"
@@ -25,7 +26,7 @@ type setting struct {
 	category string
 	usage    string // the word in backquotes stands for the value in the help
 	fallback string // the default as people should read it
-	// field points to *string, []string, map[string]string or *bool.
+	// field points to a string, int, []string, map[string]string or *bool.
 	field func(*server.Config) any
 }
 
@@ -43,6 +44,22 @@ var settings = []setting{
 		"udp:127.0.0.1:5060, tcp:127.0.0.1:5060", func(c *server.Config) any { return &c.Listen },
 	},
 	{
+		"tls-certificate", catNetwork, "certificate chain and private key as `CERT.pem[,KEY.pem]`, for tls and wss and for servers that ask; repeatable, chosen by the name a client asks for, else the first; read again on SIGHUP",
+		"none", func(c *server.Config) any { return &c.TLSCertificate },
+	},
+	{
+		"tls-ca", catNetwork, "`FILE` of the authorities that peers' certificates are verified by",
+		"the system's", func(c *server.Config) any { return &c.TLSCA },
+	},
+	{
+		"tls-client-auth", catNetwork, "certificates of those who connect, `MODE`: none (not asked for), optional (verified if there is one), require",
+		"none", func(c *server.Config) any { return &c.TLSClientAuth },
+	},
+	{
+		"ws-origin", catNetwork, "host `PATTERN` of web pages that may open a WebSocket, such as *.example.com; repeatable",
+		"pages of the host they ask", func(c *server.Config) any { return &c.WSOrigin },
+	},
+	{
 		"http", catNetwork, "admin API, health, metrics and XCAP on `HOST:PORT`; empty for none",
 		"127.0.0.1:8080", func(c *server.Config) any { return &c.HTTP },
 	},
@@ -53,6 +70,10 @@ var settings = []setting{
 	{
 		"remote", catNetwork, "next hop for a remote domain as `DOMAIN=SIP-URI`; repeatable",
 		"found by DNS (RFC 3263)", func(c *server.Config) any { return &c.Remote },
+	},
+	{
+		"dns", catNetwork, "name server `HOST:PORT`; repeatable",
+		"those of /etc/resolv.conf", func(c *server.Config) any { return &c.DNS },
 	},
 	{
 		"notify-interval", catNetwork, "shortest gap between two NOTIFYs of one subscription as `PACKAGE=DURATION`; \"list\" for list subscriptions, 0 for none; repeatable",
@@ -87,8 +108,24 @@ var settings = []setting{
 		"confirm", func(c *server.Config) any { return &c.PresenceAuth },
 	},
 	{
-		"trust", catPolicy, "`CIDR` of peers whose asserted identity is believed without digest; repeatable",
+		"trust", catPolicy, "`CIDR`, or tls:NAME of a verified certificate, of peers whose asserted identity is believed without digest; repeatable",
 		"loopback", func(c *server.Config) any { return &c.Trust },
+	},
+	{
+		"digest", catPolicy, "`HASH` that users may log in with: SHA-256, SHA-512-256, MD5; repeatable, most preferred first. Every user needs the secrets of all",
+		"SHA-256, MD5", func(c *server.Config) any { return &c.Digest },
+	},
+	{
+		"remote-auth", catPolicy, "our credentials at a remote domain's servers as `DOMAIN=USER:PASSWORD`; better in the file or the environment; repeatable",
+		"none", func(c *server.Config) any { return &c.RemoteAuth },
+	},
+	{
+		"rate-per-source", catPolicy, "`REQUESTS` a second from one address (IPv6: /64) that --trust does not name, and ten seconds' worth at once; more get 503, then nothing; 0 for no limit",
+		"100", func(c *server.Config) any { return &c.RatePerSource },
+	},
+	{
+		"rate-total", catPolicy, "`REQUESTS` a second from all addresses together, and ten seconds' worth at once; 0 for no limit",
+		"0", func(c *server.Config) any { return &c.RateTotal },
 	},
 	{
 		"log-level", catProcess, "least `LEVEL` to log: debug, info, warn, error",
@@ -116,6 +153,8 @@ func configFlags() []cli.Flag {
 		switch s.field(&server.Config{}).(type) {
 		case *string:
 			flags = append(flags, &cli.StringFlag{Name: s.name, Usage: s.usage, Category: s.category, DefaultText: s.fallback, EnvVars: env})
+		case *int:
+			flags = append(flags, &cli.IntFlag{Name: s.name, Usage: s.usage, Category: s.category, DefaultText: s.fallback, EnvVars: env})
 		case **bool:
 			flags = append(flags, &cli.BoolFlag{Name: s.name, Usage: s.usage, Category: s.category, DefaultText: s.fallback, EnvVars: env})
 		default:
@@ -145,6 +184,8 @@ func loadConfig(c *cli.Context) (server.Config, error) {
 				continue // an empty variable says nothing, as containers set them
 			}
 			*p = v
+		case *int:
+			*p = c.Int(s.name)
 		case **bool:
 			v := c.Bool(s.name)
 			*p = &v
@@ -253,6 +294,11 @@ func masked(cfg server.Config) server.Config {
 	cfg.XCAP = slices.Clone(cfg.XCAP)
 	for i := range cfg.XCAP {
 		cfg.XCAP[i] = server.Mask(cfg.XCAP[i])
+	}
+	cfg.RemoteAuth = maps.Clone(cfg.RemoteAuth)
+	for d, v := range cfg.RemoteAuth {
+		user, _, _ := strings.Cut(v, ":")
+		cfg.RemoteAuth[d] = user + ":xxxxx"
 	}
 	if cfg.XCAPServer == nil {
 		on := slices.Contains(cfg.XCAP, "store")

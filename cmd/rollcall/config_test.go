@@ -12,6 +12,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"rollcall/server"
+	"rollcall/sip/siptest"
 )
 
 func writeFile(t *testing.T, text string) string {
@@ -40,6 +41,8 @@ func dump(t *testing.T, args ...string) server.Config {
 // Flag wins over environment, that over the file, that over the default.
 func TestConfigPrecedence(t *testing.T) {
 	dir := t.TempDir()
+	cert, key := siptest.PEM(t, siptest.NewCA(t).Issue(t, siptest.Leaf{CommonName: "example.com"}))
+	pem, other := writeFile(t, string(cert)+string(key)), writeFile(t, string(cert))
 	tests := []struct {
 		name                       string // of the flag
 		file, env                  string
@@ -59,6 +62,22 @@ func TestConfigPrecedence(t *testing.T) {
 		{
 			name: "domain", file: "[example.com]", env: "example.net,example.org", flag: []string{"a.example"}, def: "[localhost 127.0.0.1]", inFile: "[example.com]",
 			inEnv: "[example.net example.org]", inFlag: "[a.example]", value: func(c server.Config) any { return c.Domain },
+		},
+		{
+			name: "tls-certificate", file: "[" + pem + "]", env: pem + "," + pem, flag: []string{pem + "," + pem, pem}, def: "[]", inFile: "[" + pem + "]",
+			inEnv: "[" + pem + " " + pem + "]", inFlag: "[" + pem + " " + pem + " " + pem + "]", value: func(c server.Config) any { return c.TLSCertificate },
+		},
+		{
+			name: "tls-ca", file: pem, env: other, flag: []string{""}, def: "", inFile: pem, inEnv: other, inFlag: "",
+			value: func(c server.Config) any { return c.TLSCA },
+		},
+		{
+			name: "tls-client-auth", file: "optional", env: "require", flag: []string{"none"}, def: "none", inFile: "optional", inEnv: "require", inFlag: "none",
+			value: func(c server.Config) any { return c.TLSClientAuth },
+		},
+		{
+			name: "ws-origin", file: "['*.a.example']", env: "b.example,https://c.example", flag: []string{"d.example"}, def: "[]", inFile: "[*.a.example]",
+			inEnv: "[b.example https://c.example]", inFlag: "[d.example]", value: func(c server.Config) any { return c.WSOrigin },
 		},
 		{
 			name: "store", file: "sqlite:/a", env: "sqlite:/b", flag: []string{"memory"}, def: server.Default().Store, inFile: "sqlite:/a", inEnv: "sqlite:/b", inFlag: "memory",
@@ -93,6 +112,19 @@ func TestConfigPrecedence(t *testing.T) {
 			inEnv: "[198.51.100.0/24]", inFlag: "[203.0.113.0/24]", value: func(c server.Config) any { return c.Trust },
 		},
 		{
+			name: "digest", file: "[SHA-256]", env: "MD5", flag: []string{"SHA-512-256", "SHA-256"}, def: "[SHA-256 MD5]", inFile: "[SHA-256]",
+			inEnv: "[MD5]", inFlag: "[SHA-512-256 SHA-256]", value: func(c server.Config) any { return c.Digest },
+		},
+		{
+			name: "dns", file: "['192.0.2.1:53']", env: "192.0.2.2:53,192.0.2.3:53", flag: []string{"192.0.2.4:53"}, def: "[]", inFile: "[192.0.2.1:53]",
+			inEnv: "[192.0.2.2:53 192.0.2.3:53]", inFlag: "[192.0.2.4:53]", value: func(c server.Config) any { return c.DNS },
+		},
+		{
+			name: "remote-auth", file: "{a.example: 'u:p'}", env: "b.example=v:q:r", flag: []string{"d.example=w:s"},
+			def: "map[]", inFile: "map[a.example:u:xxxxx]", inEnv: "map[b.example:v:xxxxx]",
+			inFlag: "map[d.example:w:xxxxx]", value: func(c server.Config) any { return c.RemoteAuth },
+		},
+		{
 			name: "remote", file: "{a.example: 'sip:192.0.2.1'}", env: "b.example=sip:192.0.2.2,c.example=sip:192.0.2.3", flag: []string{"d.example=sip:192.0.2.4;transport=tcp"},
 			def: "map[]", inFile: "map[a.example:sip:192.0.2.1]", inEnv: "map[b.example:sip:192.0.2.2 c.example:sip:192.0.2.3]",
 			inFlag: "map[d.example:sip:192.0.2.4;transport=tcp]", value: func(c server.Config) any { return c.Remote },
@@ -100,6 +132,14 @@ func TestConfigPrecedence(t *testing.T) {
 		{
 			name: "notify-interval", file: "{presence: 1s}", env: "presence=2s,list=0", flag: []string{"list=3s", "presence=4s"}, def: "map[]", inFile: "map[presence:1s]",
 			inEnv: "map[list:0 presence:2s]", inFlag: "map[list:3s presence:4s]", value: func(c server.Config) any { return c.NotifyInterval },
+		},
+		{
+			name: "rate-per-source", file: "20", env: "30", flag: []string{"0"}, def: "100", inFile: "20", inEnv: "30", inFlag: "0",
+			value: func(c server.Config) any { return c.RatePerSource },
+		},
+		{
+			name: "rate-total", file: "20", env: "0", flag: []string{"40"}, def: "0", inFile: "20", inEnv: "0", inFlag: "40",
+			value: func(c server.Config) any { return c.RateTotal },
 		},
 		{
 			name: "log-level", file: "warn", env: "error", flag: []string{"debug"}, def: "info", inFile: "warn", inEnv: "error", inFlag: "debug",
@@ -194,6 +234,12 @@ func TestConfigFaults(t *testing.T) {
 		file := writeFile(t, "# nothing\n")
 		if code, out, errw := execute(t, "config", "check", "--config", file); code != 0 || out != file+": ok\n" || errw != "" {
 			t.Errorf("exit code %d, %q %q", code, out, errw)
+		}
+	})
+	t.Run("variable that is no number", func(t *testing.T) {
+		t.Setenv("ROLLCALL_RATE_TOTAL", "many")
+		if code, _, errw := execute(t, "serve"); code != 2 || !strings.Contains(errw, "many") {
+			t.Errorf("exit code %d, %q", code, errw)
 		}
 	})
 	t.Run("variable that is no boolean", func(t *testing.T) {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"rollcall/sip/siptest"
 )
 
 // start runs serve on free ports and gives the addresses by kind.
@@ -105,6 +107,29 @@ func TestServe(t *testing.T) {
 	srv.interrupt()
 	if code := srv.wait(); code != 0 || strings.Count(srv.out.String(), "\n") != 1 {
 		t.Errorf("serve: exit code %d, %q", code, srv.out.String())
+	}
+}
+
+// Every transport is in the ready line, and SIGHUP reads certificates.
+func TestServeTransports(t *testing.T) {
+	cert, key := siptest.PEM(t, siptest.NewCA(t).Issue(t, siptest.Leaf{CommonName: "example.com"}))
+	s := begin(t, "serve", "--http", "", "--store", "memory", "--tls-certificate", writeFile(t, string(cert))+","+writeFile(t, string(key)),
+		"--listen", "udp:127.0.0.1:0", "--listen", "tls:127.0.0.1:0", "--listen", "ws:127.0.0.1:0", "--listen", "wss:127.0.0.1:0")
+	eventually(t, "the ready line", func() bool { return strings.HasSuffix(s.out.String(), "\n") })
+	if !regexp.MustCompile(`^rollcall ready udp=127\.0\.0\.1:\d+ tls=127\.0\.0\.1:\d+ ws=127\.0\.0\.1:\d+ wss=127\.0\.0\.1:\d+\n$`).MatchString(s.out.String()) {
+		t.Errorf("stdout %q", s.out.String())
+	}
+	if runtime.GOOS != "windows" {
+		self, err := os.FindProcess(os.Getpid())
+		if err != nil {
+			t.Fatal(err)
+		}
+		self.Signal(syscall.SIGHUP)
+		eventually(t, "the log line", func() bool { return strings.Contains(s.errw.String(), "certificates reloaded") })
+	}
+	s.interrupt()
+	if code := s.wait(); code != 0 {
+		t.Errorf("exit code %d", code)
 	}
 }
 

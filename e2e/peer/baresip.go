@@ -20,7 +20,8 @@ import (
 type BaresipOptions struct {
 	AOR       string   // "sip:alice@example.com"
 	Server    string   // "127.0.0.1:PORT": its outbound proxy; it does not register
-	Transport string   // "udp" (default) or "tcp"
+	Transport string   // "udp" (default), "tcp" or "tls"
+	CA        string   // for tls: file of the authority that the server is verified by
 	Contacts  []string // URIs that it subscribes to at its start
 	Publish   bool     // publish its own status from the start on
 }
@@ -98,8 +99,12 @@ func startBaresip(t testing.TB, o BaresipOptions) (*Baresip, error) {
 	for i, uri := range o.Contacts {
 		contacts += fmt.Sprintf("\"contact %d\" <%s>;presence=p2p\n", i, uri)
 	}
+	config := fmt.Sprintf(baresipConfig, modules, port)
+	if o.CA != "" {
+		config += "sip_cafile " + o.CA + "\n"
+	}
 	for name, text := range map[string]string{
-		"config": fmt.Sprintf(baresipConfig, modules, port), "accounts": account + "\n", "contacts": contacts,
+		"config": config, "accounts": account + "\n", "contacts": contacts,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)

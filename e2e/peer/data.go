@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 )
@@ -27,6 +28,16 @@ func moduleRoot() (string, error) {
 		}
 		dir = filepath.Dir(dir)
 	}
+}
+
+// cacheDir is where what was built or installed once is kept for the next run.
+func cacheDir() (string, error) {
+	base, err := os.UserCacheDir()
+	if err != nil {
+		base = filepath.Join(os.TempDir(), "cache-"+strconv.Itoa(os.Getuid()))
+	}
+	dir := filepath.Join(base, "rollcall-e2e")
+	return dir, os.MkdirAll(dir, 0o700)
 }
 
 // TestData returns the path of a file in e2e/testdata.

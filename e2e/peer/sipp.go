@@ -61,7 +61,7 @@ type WatchOptions struct {
 
 // WatchPhase is one SUBSCRIBE in the dialog, its answer and the NOTIFYs awaited after it. Answer and first NOTIFY may come in
 // either order. SIPp does not answer a NOTIFY that comes when it awaits none, or, over TCP, before it has answered the one before;
-// and it takes messages of 64 KB at most.
+// and it takes messages of 64 KB at most, and scenarios too: there is room for two phases with Until.
 type WatchPhase struct {
 	Expires  int    // seconds; negative: no Expires field
 	Want     int    // status; default 200. 300 and more: no NOTIFY is awaited and the run ends

@@ -19,7 +19,8 @@ import (
 type SofiaOptions struct {
 	AOR           string        // its own address, the From of its requests
 	Server        string        // "127.0.0.1:PORT", where all requests go
-	Transport     string        // "udp" (default) or "tcp"
+	Transport     string        // "udp" (default), "tcp" or "tls"
+	Certificates  string        // for tls: a folder with cafile.pem and agent.pem (certificate and key)
 	AnswerTimeout time.Duration // for the answer to a request; default 10 s
 }
 
@@ -66,14 +67,13 @@ func StartSofia(t testing.TB, o SofiaOptions) *Sofia {
 		t.Fatal(err)
 	}
 	s := &Sofia{t: t, timeout: o.AnswerTimeout, out: newLogBuffer()}
-	s.Process = Start(t, Command{
-		Path: program,
-		Args: []string{
-			"<" + strings.Trim(o.AOR, "<>") + ">",
-			"sip:" + o.Server + ";transport=" + o.Transport, "sip:127.0.0.1:*;transport=" + o.Transport,
-		},
-		Stdout: s.out,
-	})
+	args := []string{"<" + strings.Trim(o.AOR, "<>") + ">", "sip:" + o.Server + ";transport=" + o.Transport}
+	if o.Transport == "tls" {
+		args = append(args, "sips:127.0.0.1:*", o.Certificates) // it does not take ;transport=tls here
+	} else {
+		args = append(args, "sip:127.0.0.1:*;transport="+o.Transport)
+	}
+	s.Process = Start(t, Command{Path: program, Args: args, Stdout: s.out})
 	s.await("ready", "", 0, o.AnswerTimeout)
 	return s
 }
@@ -97,17 +97,13 @@ func buildSofia() (string, error) {
 	args := strings.Fields(string(flags))
 	sum := sha256.Sum256(append(bytes.Clone(flags), text...))
 
-	base, err := os.UserCacheDir()
+	dir, err := cacheDir()
 	if err != nil {
-		base = filepath.Join(os.TempDir(), "cache-"+strconv.Itoa(os.Getuid()))
+		return "", err
 	}
-	dir := filepath.Join(base, "rollcall-e2e")
 	program := filepath.Join(dir, fmt.Sprintf("sofia_peer-%x", sum[:8]))
 	if _, err := os.Stat(program); err == nil {
 		return program, nil
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", err
 	}
 	tmp, err := os.MkdirTemp(dir, "build")
 	if err != nil {
@@ -181,12 +177,21 @@ type SofiaSubscription struct {
 // Subscribe sends a SUBSCRIBE and waits for its answer.
 func (s *Sofia) Subscribe(o SofiaSubscribe) (*SofiaSubscription, SofiaAnswer) {
 	s.t.Helper()
+	n := s.TrySubscribe(o)
+	return n, s.answer("subscribed", n.id, n.first)
+}
+
+// TrySubscribe sends a SUBSCRIBE.
+func (s *Sofia) TrySubscribe(o SofiaSubscribe) *SofiaSubscription {
+	s.t.Helper()
 	if o.Expires == 0 {
 		o.Expires = 60
 	}
+	s.parse(s.out.bytes())
 	n := &SofiaSubscription{s: s, id: s.newID("s"), first: len(s.events)}
-	return n, s.ask("subscribed", n.id, "subscribe", n.id, o.URI, or(o.Event, "presence"), or(o.Accept, DefaultAccept),
+	s.send("subscribe", n.id, o.URI, or(o.Event, "presence"), or(o.Accept, DefaultAccept),
 		or(o.Supported, "eventlist"), strconv.Itoa(o.Expires), or(o.ContentType, "-"), encode(o.Body))
+	return n
 }
 
 // Refresh sends a SUBSCRIBE in the dialog.
@@ -267,6 +272,11 @@ func (s *Sofia) ask(event, id string, fields ...string) SofiaAnswer {
 	s.parse(s.out.bytes())
 	from := len(s.events)
 	s.send(fields...)
+	return s.answer(event, id, from)
+}
+
+func (s *Sofia) answer(event, id string, from int) SofiaAnswer {
+	s.t.Helper()
 	e := s.await(event, id, from, s.timeout)
 	return SofiaAnswer{Status: e.Status, Phrase: e.Phrase, Message: Trace{Raw: e.Raw}}
 }

@@ -1,20 +1,18 @@
 package rlmi
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+
+	"rollcall/sip/body"
 )
 
 // MaxParts bounds the parts of one multipart that [Parse] reads.
-const MaxParts = 20000
+const MaxParts = body.MaxParts
 
-const (
-	defaultDepth   = 8
-	maxHeaderBytes = 16 << 10 // of one part
-)
+const defaultDepth = 8
 
 // ErrLimit reports a body with more parts, larger part headers or deeper
 // nesting than allowed.
@@ -63,22 +61,22 @@ type Options struct {
 }
 
 // Parse reads the body of a list NOTIFY strictly: see [Options.Parse].
-func Parse(contentType string, body []byte) (*Notification, error) {
-	return Options{}.Parse(contentType, body)
+func Parse(contentType string, text []byte) (*Notification, error) {
+	return Options{}.Parse(contentType, text)
 }
 
 // Parse reads the body of a list NOTIFY. The root part is the one the start
-// parameter names; if Lenient, failing that, the first RLMI part. Lines may end in LF alone. Nested lists are
-// decoded too, through multipart/signed if need be.
+// parameter names; if Lenient, failing that, the first RLMI part. Lines may end in LF alone.
+// Nested lists are decoded too, through multipart/signed if need be.
 //
 // Errors are a [*RuleError] for a broken rule of RFC 4662 (RL-10 to RL-18), or
 // wrap [ErrNotWellFormed] or [ErrLimit]; the message of an error in a nested
 // list starts with the CID of its part.
-func (o Options) Parse(contentType string, body []byte) (*Notification, error) {
+func (o Options) Parse(contentType string, text []byte) (*Notification, error) {
 	if o.Depth == 0 {
 		o.Depth = defaultDepth
 	}
-	n, err := o.parse(contentType, body, 0)
+	n, err := o.parse(contentType, text, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -93,27 +91,27 @@ func (o Options) Parse(contentType string, body []byte) (*Notification, error) {
 	return n, nil
 }
 
-func (o Options) parse(contentType string, body []byte, depth int) (*Notification, error) {
+func (o Options) parse(contentType string, text []byte, depth int) (*Notification, error) {
 	if depth > o.Depth {
 		return nil, fmt.Errorf("%w: more than %d lists within each other", ErrLimit, o.Depth)
 	}
-	ct, err := parseMedia(contentType)
+	ct, err := body.ParseMedia(contentType)
 	if err != nil {
 		return nil, broken("RL-10", err.Error())
 	}
-	if ct.media == "multipart/signed" {
-		return o.parseSigned(&ct, body, depth)
+	if ct.Type == "multipart/signed" {
+		return o.parseSigned(&ct, text, depth)
 	}
-	if ct.media != MultipartMediaType {
-		return nil, broken("RL-10", "body is "+strconv.Quote(ct.media))
+	if ct.Type != MultipartMediaType {
+		return nil, broken("RL-10", "body is "+strconv.Quote(ct.Type))
 	}
-	if typ, ok := ct.param("type"); !strings.EqualFold(typ, MediaType) && (ok || !o.Lenient) {
+	if typ, ok := ct.Param("type"); !strings.EqualFold(typ, MediaType) && (ok || !o.Lenient) {
 		return nil, broken("RL-10", "multipart/related with type "+strconv.Quote(typ))
 	}
-	if !ct.quoted("type") && !o.Lenient {
+	if !ct.Quoted("type") && !o.Lenient {
 		return nil, broken("RL-10", "type parameter without quotes")
 	}
-	parts, err := o.parts(&ct, body)
+	parts, err := o.parts(&ct, text)
 	if err != nil {
 		return nil, err
 	}
@@ -152,19 +150,16 @@ func (o Options) parse(contentType string, body []byte, depth int) (*Notificatio
 
 // parseSigned reads the signed part of a multipart/signed, the first one
 // (RFC 1847 section 2.1).
-func (o Options) parseSigned(ct *media, body []byte, depth int) (*Notification, error) {
-	raw, err := o.split(ct, body)
+func (o Options) parseSigned(ct *body.Media, text []byte, depth int) (*Notification, error) {
+	raw, err := o.split(ct, text)
 	if err != nil {
 		return nil, err
 	}
-	h, inner, err := o.header(raw[0], 0)
-	if err != nil {
-		return nil, err
+	inner := raw[0]
+	if in, err := body.ParseMedia(inner.Type); err != nil || in.Type != MultipartMediaType {
+		return nil, broken("RL-10", "signed body is "+strconv.Quote(inner.Type))
 	}
-	if in, err := parseMedia(h.contentType); err != nil || in.media != MultipartMediaType {
-		return nil, broken("RL-10", "signed body is "+strconv.Quote(h.contentType))
-	}
-	n, err := o.parse(h.contentType, inner, depth)
+	n, err := o.parse(inner.Type, inner.Body, depth)
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +170,7 @@ func (o Options) parseSigned(ct *media, body []byte, depth int) (*Notification, 
 func (o Options) nested(n *Notification, depth int) error {
 	for i := range n.Parts {
 		p := &n.Parts[i]
-		ct, err := parseMedia(p.ContentType)
+		ct, err := body.ParseMedia(p.ContentType)
 		if err != nil || !o.isList(&ct, p.Body) {
 			continue
 		}
@@ -199,23 +194,19 @@ func (o Options) nested(n *Notification, depth int) error {
 
 // isList tells a nested list from other multiparts, such as a presence
 // document with pictures.
-func (o Options) isList(ct *media, body []byte) bool {
-	switch ct.media {
+func (o Options) isList(ct *body.Media, text []byte) bool {
+	switch ct.Type {
 	case MultipartMediaType:
-		typ, _ := ct.param("type")
+		typ, _ := ct.Param("type")
 		return strings.EqualFold(typ, MediaType)
 	case "multipart/signed":
-		raw, err := o.split(ct, body)
+		raw, err := o.split(ct, text)
 		if err != nil {
 			return false
 		}
-		h, inner, err := o.header(raw[0], 0)
-		if err != nil {
-			return false
-		}
-		in, err := parseMedia(h.contentType)
+		in, err := body.ParseMedia(raw[0].Type)
 		// Signed within signed is left alone: nothing says what it means.
-		return err == nil && in.media == MultipartMediaType && o.isList(&in, inner)
+		return err == nil && in.Type == MultipartMediaType && o.isList(&in, raw[0].Body)
 	}
 	return false
 }
@@ -262,12 +253,12 @@ func (n *Notification) holds(cid string) bool {
 	return false
 }
 
-func (o Options) root(ct *media, parts []Part) (int, error) {
+func (o Options) root(ct *body.Media, parts []Part) (int, error) {
 	isRLMI := func(i int) bool {
-		m, err := parseMedia(parts[i].ContentType)
-		return err == nil && m.media == MediaType
+		m, err := body.ParseMedia(parts[i].ContentType)
+		return err == nil && m.Type == MediaType
 	}
-	start, ok := ct.param("start")
+	start, ok := ct.Param("start")
 	cid, bracketed := unbracket(start)
 	if o.Lenient && !bracketed {
 		cid, bracketed = start, start != ""
@@ -297,190 +288,60 @@ func (o Options) root(ct *media, parts []Part) (int, error) {
 	return 0, broken("RL-10", "no RLMI part")
 }
 
-func (o Options) parts(ct *media, body []byte) ([]Part, error) {
-	raw, err := o.split(ct, body)
+func (o Options) parts(ct *body.Media, text []byte) ([]Part, error) {
+	raw, err := o.split(ct, text)
 	if err != nil {
 		return nil, err
 	}
 	parts := make([]Part, len(raw))
 	for i, r := range raw {
-		h, content, err := o.header(r, i)
-		if err != nil {
-			return nil, err
-		}
-		cid, ok := unbracket(h.contentID)
+		cid, ok := unbracket(r.ID)
 		if !ok {
 			if !o.Lenient {
-				return nil, broken("RL-11", "part "+strconv.Itoa(i)+" with Content-ID "+strconv.Quote(h.contentID))
+				return nil, broken("RL-11", "part "+strconv.Itoa(i)+" with Content-ID "+strconv.Quote(r.ID))
 			}
-			cid = h.contentID
+			cid = r.ID
 		}
-		if h.contentType == "" && !o.Lenient {
+		if r.Type == "" && !o.Lenient {
 			return nil, broken("RL-11", "part "+strconv.Itoa(i)+" without Content-Type")
 		}
-		switch strings.ToLower(h.encoding) {
+		switch strings.ToLower(r.Encoding) {
 		case "binary", "8bit", "7bit":
 		case "":
 			if !o.Lenient {
 				return nil, broken("RL-11", "part "+strconv.Itoa(i)+" without Content-Transfer-Encoding")
 			}
 		default:
-			return nil, broken("RL-11", "part "+strconv.Itoa(i)+" with Content-Transfer-Encoding "+strconv.Quote(h.encoding))
+			return nil, broken("RL-11", "part "+strconv.Itoa(i)+" with Content-Transfer-Encoding "+strconv.Quote(r.Encoding))
 		}
-		parts[i] = Part{CID: cid, ContentType: h.contentType, Body: content}
+		parts[i] = Part{CID: cid, ContentType: r.Type, Body: r.Body}
 	}
 	return parts, nil
 }
 
-// split cuts body at the delimiter lines (RFC 2046 section 5.1.1). There is at
-// least one part when it returns no error.
-func (o Options) split(ct *media, body []byte) ([][]byte, error) {
-	boundary, ok := ct.param("boundary")
-	if !ok || !validBoundary(boundary) {
-		return nil, broken("RL-10", "boundary "+strconv.Quote(boundary))
-	}
+// split takes a multipart apart. There is at least one part when it returns no
+// error.
+func (o Options) split(ct *body.Media, text []byte) ([]body.Part, error) {
+	boundary, _ := ct.Param("boundary")
 	// multipart/signed is somebody else's work; the bare token is our rule.
-	if ct.quoted("boundary") && !o.Lenient && ct.media == MultipartMediaType {
+	if ct.Quoted("boundary") && !o.Lenient && ct.Type == MultipartMediaType {
 		return nil, broken("RL-10", "quoted boundary")
 	}
-	delim := []byte("--" + boundary)
-	var parts [][]byte
-	start, closed := -1, false
-	for pos := 0; pos < len(body) && !closed; {
-		i := bytes.Index(body[pos:], delim)
-		if i < 0 {
-			break
+	var parts []body.Part
+	for p, err := range ct.Parts(text) {
+		switch {
+		case err == nil && p.BadLine != "" && !o.Lenient:
+			return nil, broken("RL-11", "part "+strconv.Itoa(len(parts))+" with header line "+strconv.Quote(p.BadLine))
+		case err == nil:
+			parts = append(parts, p)
+		case errors.Is(err, body.ErrLimit):
+			return nil, fmt.Errorf("%w: part %d: %w", ErrLimit, len(parts), err)
+		case errors.Is(err, body.ErrOpen) && o.Lenient && len(parts) > 0:
+		default:
+			return nil, broken("RL-10", err.Error()+", boundary "+strconv.Quote(boundary))
 		}
-		i += pos
-		pos = i + len(delim)
-		if i > 0 && body[i-1] != '\n' {
-			continue
-		}
-		next, last, ok := delimiterEnd(body, pos)
-		if !ok {
-			continue
-		}
-		if start >= 0 {
-			if len(parts) == MaxParts {
-				return nil, fmt.Errorf("%w: more than %d parts", ErrLimit, MaxParts)
-			}
-			parts = append(parts, body[start:max(start, lineBefore(body, i))])
-		}
-		start, pos, closed = next, next, last
-	}
-	if !closed {
-		if !o.Lenient || start < 0 {
-			return nil, broken("RL-10", "no closing delimiter of boundary "+strconv.Quote(boundary))
-		}
-		parts = append(parts, body[start:])
-	}
-	if len(parts) == 0 {
-		return nil, broken("RL-10", "multipart without parts")
 	}
 	return parts, nil
-}
-
-// delimiterEnd reads what may follow "--boundary" on its line.
-func delimiterEnd(body []byte, pos int) (next int, last, ok bool) {
-	if bytes.HasPrefix(body[pos:], []byte("--")) {
-		pos, last = pos+2, true
-	}
-	for pos < len(body) && (body[pos] == ' ' || body[pos] == '\t') {
-		pos++
-	}
-	switch {
-	case pos == len(body):
-		return pos, last, true
-	case body[pos] == '\n':
-		return pos + 1, last, true
-	case body[pos] == '\r' && pos+1 < len(body) && body[pos+1] == '\n':
-		return pos + 2, last, true
-	}
-	return 0, false, false
-}
-
-// lineBefore returns the end of the line before position i: the line end
-// belongs to the delimiter.
-func lineBefore(body []byte, i int) int {
-	if i > 0 && body[i-1] == '\n' {
-		i--
-		if i > 0 && body[i-1] == '\r' {
-			i--
-		}
-	}
-	return i
-}
-
-type partHeader struct{ contentID, contentType, encoding string }
-
-// header reads the header fields of part number at; the rest is its body.
-func (o Options) header(part []byte, at int) (partHeader, []byte, error) {
-	var h partHeader
-	for read := 0; len(part) > 0; {
-		line, rest := nextLine(part)
-		if len(line) == 0 {
-			return h, rest, nil
-		}
-		for len(rest) > 0 && (rest[0] == ' ' || rest[0] == '\t') {
-			_, rest = nextLine(rest)
-		}
-		if read += len(part) - len(rest); read > maxHeaderBytes {
-			return h, nil, fmt.Errorf("%w: header of part %d", ErrLimit, at)
-		}
-		name, value, ok := bytes.Cut(part[:len(part)-len(rest)], []byte{':'})
-		if !ok || line[0] == '<' {
-			if o.Lenient && line[0] == '<' {
-				return h, part, nil // no blank line, as in RFC 4662 section 6 step 13
-			}
-			if !o.Lenient {
-				return h, nil, broken("RL-11", "part "+strconv.Itoa(at)+" with header line "+strconv.Quote(clip(line)))
-			}
-			part = rest
-			continue
-		}
-		var field *string
-		switch strings.ToLower(string(bytes.TrimSpace(name))) {
-		case "content-id":
-			field = &h.contentID
-		case "content-type":
-			field = &h.contentType
-		case "content-transfer-encoding":
-			field = &h.encoding
-		}
-		if field != nil && *field == "" {
-			*field = unfold(value)
-		}
-		part = rest
-	}
-	return h, nil, nil
-}
-
-// unfold joins the lines of a header value (RFC 5322 section 2.2.3).
-func unfold(value []byte) string {
-	value = bytes.TrimSpace(value)
-	if bytes.IndexByte(value, '\n') < 0 {
-		return string(value)
-	}
-	return string(bytes.ReplaceAll(bytes.ReplaceAll(value, []byte("\r\n"), nil), []byte("\n"), nil))
-}
-
-func clip(b []byte) string {
-	if len(b) > 60 {
-		b = b[:60]
-	}
-	return string(b)
-}
-
-func nextLine(b []byte) (line, rest []byte) {
-	i := bytes.IndexByte(b, '\n')
-	if i < 0 {
-		return b, nil
-	}
-	line, rest = b[:i], b[i+1:]
-	if i > 0 && line[i-1] == '\r' {
-		line = line[:i-1]
-	}
-	return line, rest
 }
 
 func unbracket(s string) (string, bool) {
@@ -488,98 +349,4 @@ func unbracket(s string) (string, bool) {
 		return s[1 : len(s)-1], true
 	}
 	return "", false
-}
-
-// validBoundary follows RFC 2046 section 5.1.1.
-func validBoundary(s string) bool {
-	if s == "" || len(s) > 70 || s[len(s)-1] == ' ' {
-		return false
-	}
-	for i := 0; i < len(s); i++ {
-		c := s[i]
-		if !isAlnum(c) && strings.IndexByte("'()+_,-./:=? ", c) < 0 {
-			return false
-		}
-	}
-	return true
-}
-
-func isAlnum(c byte) bool {
-	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
-}
-
-// media is a Content-Type that remembers which values were quoted.
-type media struct {
-	media  string
-	params []mediaParam
-}
-
-type mediaParam struct {
-	name, value string
-	quoted      bool
-}
-
-func (m *media) find(name string) *mediaParam {
-	for i := range m.params {
-		if m.params[i].name == name {
-			return &m.params[i]
-		}
-	}
-	return nil
-}
-
-func (m *media) param(name string) (string, bool) {
-	if p := m.find(name); p != nil {
-		return p.value, true
-	}
-	return "", false
-}
-
-func (m *media) quoted(name string) bool { p := m.find(name); return p != nil && p.quoted }
-
-func parseMedia(s string) (media, error) {
-	const space = " \t\r\n"
-	typ, rest, more := strings.Cut(s, ";")
-	m := media{media: strings.ToLower(strings.Trim(typ, space))}
-	if m.media == "" {
-		return m, errors.New("no Content-Type")
-	}
-	for more {
-		rest = strings.TrimLeft(rest, space)
-		i := strings.IndexAny(rest, "=;")
-		if i < 0 || rest[i] == ';' {
-			// A parameter without a value says nothing to us.
-			_, rest, more = strings.Cut(rest, ";")
-			continue
-		}
-		p := mediaParam{name: strings.ToLower(strings.Trim(rest[:i], space))}
-		rest = strings.TrimLeft(rest[i+1:], space)
-		if rest != "" && rest[0] == '"' {
-			p.quoted = true
-			var b strings.Builder
-			j := 1
-			for ; j < len(rest) && rest[j] != '"'; j++ {
-				if rest[j] == '\\' && j+1 < len(rest) {
-					j++
-				}
-				b.WriteByte(rest[j])
-			}
-			if j >= len(rest) {
-				return m, errors.New("Content-Type with an open quote")
-			}
-			p.value = b.String()
-			_, rest, more = strings.Cut(rest[j+1:], ";")
-		} else {
-			var v string
-			v, rest, more = strings.Cut(rest, ";")
-			p.value = strings.Trim(v, space)
-		}
-		if m.find(p.name) == nil {
-			if len(m.params) == 32 {
-				return m, errors.New("Content-Type with too many parameters")
-			}
-			m.params = append(m.params, p)
-		}
-	}
-	return m, nil
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/hex"
+	"strings"
 )
 
 // Algorithm is a hash of RFC 8760 section 2.2.
@@ -23,20 +24,50 @@ func (a Algorithm) String() string {
 	return [...]string{"SHA-256", "SHA-512-256", "MD5"}[a]
 }
 
-// Sum gives the hash of text in lower case hexadecimal digits: 64, or 32 of MD5.
-func (a Algorithm) Sum(text string) string {
+// ParseAlgorithm reads a name without regard to case. session tells that it
+// ended in "-sess" (RFC 7616 section 3.4.2).
+func ParseAlgorithm(name string) (a Algorithm, session, ok bool) {
+	const sess = "-sess"
+	if n := len(name) - len(sess); n > 0 && strings.EqualFold(name[n:], sess) {
+		name, session = name[:n], true
+	}
+	for a = range algorithms {
+		if strings.EqualFold(name, a.String()) {
+			return a, session, true
+		}
+	}
+	return 0, false, false
+}
+
+// size gives the length of a hash in octets.
+func (a Algorithm) size() int {
+	if a == MD5 {
+		return md5.Size
+	}
+	return sha256.Size
+}
+
+// sum gives the hash of text in the first size octets.
+func (a Algorithm) sum(text []byte) (h [sha256.Size]byte) {
 	switch a {
 	case SHA256:
-		h := sha256.Sum256([]byte(text))
-		return hex.EncodeToString(h[:])
+		return sha256.Sum256(text)
 	case SHA512256:
-		h := sha512.Sum512_256([]byte(text))
-		return hex.EncodeToString(h[:])
+		return sha512.Sum512_256(text)
 	default:
-		h := md5.Sum([]byte(text))
-		return hex.EncodeToString(h[:])
+		m := md5.Sum(text)
+		copy(h[:], m[:])
+		return h
 	}
 }
+
+func (a Algorithm) appendHex(dst, text []byte) []byte {
+	h := a.sum(text)
+	return hex.AppendEncode(dst, h[:a.size()])
+}
+
+// Sum gives the hash of text in lower case hexadecimal digits: 64, or 32 of MD5.
+func (a Algorithm) Sum(text string) string { return string(a.appendHex(nil, []byte(text))) }
 
 // Secrets is what is kept of a user's password in a realm: the hash of
 // user:realm:password (HA1 of RFC 7616 section 3.4.2) by algorithm, in lower

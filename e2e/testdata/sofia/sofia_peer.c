@@ -1,7 +1,9 @@
 /*
  * sofia_peer: a SIP event publisher and watcher over Sofia-SIP's nua, driven by lines on standard input.
  *
- *   sofia_peer AOR SERVER-URI BIND-URI
+ *   sofia_peer AOR SERVER-URI BIND-URI [CERTIFICATES]
+ *
+ * CERTIFICATES is a folder with cafile.pem, by which servers are verified, and the agent's own agent.pem.
  *
  * Fields of a command are separated by one tab; an empty field is "-"; bodies are base64.
  *
@@ -39,6 +41,7 @@ struct handle;
 #include <sofia-sip/sip_tag.h>
 #include <sofia-sip/su_log.h>
 #include <sofia-sip/su_tag_io.h>
+#include <sofia-sip/tport_tag.h>
 
 struct handle {
     struct handle *next;
@@ -235,15 +238,20 @@ int main(int argc, char **argv)
     static struct peer p[1]; /* zeroed */
     su_wait_t w[1];
 
-    if (argc != 4) {
-        fprintf(stderr, "usage: sofia_peer AOR SERVER-URI BIND-URI\n");
+    const char *certificates;
+
+    if (argc != 4 && argc != 5) {
+        fprintf(stderr, "usage: sofia_peer AOR SERVER-URI BIND-URI [CERTIFICATES]\n");
         return 2;
     }
+    certificates = argc == 5 ? argv[4] : NULL;
     su_init();
     p->aor = argv[1];
     p->root = su_root_create(p);
     p->nua = nua_create(p->root, callback, p, NUTAG_URL(argv[3]), NUTAG_PROXY(argv[2]), SIPTAG_FROM_STR(argv[1]),
-                        SIPTAG_USER_AGENT_STR("sofia-peer"), NUTAG_ENABLEINVITE(0), TAG_END());
+                        SIPTAG_USER_AGENT_STR("sofia-peer"), NUTAG_ENABLEINVITE(0),
+                        TAG_IF(certificates, NUTAG_CERTIFICATE_DIR(certificates)),
+                        TAG_IF(certificates, TPTAG_TLS_VERIFY_POLICY(TPTLS_VERIFY_ALL)), TAG_END());
     if (!p->nua) {
         fprintf(stderr, "cannot bind %s\n", argv[3]);
         return 1;

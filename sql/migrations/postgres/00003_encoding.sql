@@ -1,0 +1,7 @@
+-- The content coding of a watcher's NOTIFYs (RFC 3261 section 20.2).
+
+-- +goose Up
+ALTER TABLE subscription ADD COLUMN encoding text NOT NULL DEFAULT '';
+
+-- +goose Down
+ALTER TABLE subscription DROP COLUMN encoding;
