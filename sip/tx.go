@@ -89,12 +89,13 @@ type Transactions struct {
 	base   time.Time
 	places places
 
-	servers map[uint64]uint32 // key of RFC 3261 section 17.2.3 to slot
-	merged  map[uint64]uint32 // From, Call-ID and CSeq of requests without To tag to slot
+	servers index // by the key of RFC 3261 section 17.2.3
+	merged  index // requests without To tag by From, Call-ID and CSeq
 	server  []serverTx
 	sfree   []uint32
-	done    ring // timer J: answered requests in the order of their answers
-	waiting ring // requests in the order of their arrival, for 100
+	waiting queue // requests without an answer in the order of their arrival, for 100
+	done    queue // timer J: answered requests in the order of their answers
+	keyBuf  []byte
 
 	client []clientTx
 	cfree  []uint32
@@ -105,16 +106,18 @@ type Transactions struct {
 	live struct{ servers, clients int }
 }
 
+// serverTx is kept for long: it is laid out without gaps.
 type serverTx struct {
-	key    uint64
-	merged uint64 // 0: not in that index
-	at     int64  // when the request came, in nanoseconds since base
-	place  place
-	resp   []byte   // final response
-	req    *Message // of a request that is kept by its user, until it is answered
-	gen    uint32
-	state  serverState
-	method Method
+	key        uint64
+	merged     uint64   // 0: not in that index
+	at         int64    // when the request came, then when it was answered, in nanoseconds since base
+	resp       []byte   // final response
+	req        *Message // of a request that is kept by its user, until it is answered
+	place      place
+	state      serverState
+	method     Method
+	gen        uint32
+	next, prev uint32 // slot+1 in the queue it stands in
 }
 
 type serverState uint8
@@ -129,21 +132,21 @@ type clientTx struct {
 	gen      uint32
 	nonce    uint32
 	user     uint64
-	place    place
 	head     []byte // kept for retransmission, nil on reliable transports
 	body     []byte
 	at       int64 // when it was sent, in nanoseconds since base; timer F counts from here
 	timer    Timer
-	interval int32 // next timer E, in milliseconds
+	place    place
 	live     bool
 	method   Method
+	interval int32 // next timer E, in milliseconds
 }
 
 // place is a Flow without what only an opening connection needs. There may be
-// millions.
+// millions, hence its halves of a number: it fits where alignment leaves room.
 type place struct {
 	addr  [16]byte
-	conn  uint32
+	conn  [2]uint16
 	port  uint16
 	local uint16 // index into places
 	proto Proto
@@ -173,7 +176,7 @@ func (p *places) pack(f Flow) place {
 		}
 		p.last = uint16(max(i, 0))
 	}
-	return place{addr: a.As16(), conn: f.Conn, port: f.Remote.Port(), local: p.last, proto: f.Proto, is4: a.Is4()}
+	return place{addr: a.As16(), conn: [2]uint16{uint16(f.Conn), uint16(f.Conn >> 16)}, port: f.Remote.Port(), local: p.last, proto: f.Proto, is4: a.Is4()}
 }
 
 func (p *places) unpack(l place) Flow {
@@ -185,41 +188,45 @@ func (p *places) unpack(l place) Flow {
 	if end.zone != "" {
 		a = a.WithZone(end.zone)
 	}
-	return Flow{Proto: l.proto, Local: end.addr, Remote: netip.AddrPortFrom(a, l.port), Conn: l.conn}
+	return Flow{Proto: l.proto, Local: end.addr, Remote: netip.AddrPortFrom(a, l.port), Conn: uint32(l.conn[0]) | uint32(l.conn[1])<<16}
 }
 
-// ring is a queue of slots that are due in the order they came in.
-type ring struct {
-	slots []due
-	head  int
-	n     int
-}
+// queue is a list of server transactions that are due in the order they came in.
+type queue struct{ first, last uint32 } // slot+1
 
-type due struct {
-	at   int64 // nanoseconds since base
-	slot uint32
-	gen  uint32
-}
-
-func (r *ring) push(d due) {
-	if r.n == len(r.slots) {
-		grown := make([]due, max(16, 2*r.n))
-		k := copy(grown, r.slots[r.head:])
-		copy(grown[k:], r.slots[:r.head])
-		r.slots, r.head = grown, 0
+func (t *Transactions) enter(q *queue, i uint32) {
+	s := &t.server[i]
+	if s.next, s.prev = 0, q.last; q.last != 0 {
+		t.server[q.last-1].next = i + 1
+	} else {
+		q.first = i + 1
 	}
-	r.slots[(r.head+r.n)&(len(r.slots)-1)] = d
-	r.n++
+	q.last = i + 1
 }
 
-func (r *ring) first() *due { return &r.slots[r.head] }
-
-func (r *ring) pop() {
-	r.head = (r.head + 1) & (len(r.slots) - 1)
-	r.n--
-	if r.n == 0 && len(r.slots) > 1024 { // a burst is over
-		*r = ring{}
+func (t *Transactions) leave(q *queue, i uint32) {
+	s := &t.server[i]
+	if s.prev != 0 {
+		t.server[s.prev-1].next = s.next
+	} else if q.first == i+1 {
+		q.first = s.next
+	} else {
+		return // it does not stand there
 	}
+	if s.next != 0 {
+		t.server[s.next-1].prev = s.prev
+	} else {
+		q.last = s.prev
+	}
+	s.next, s.prev = 0, 0
+}
+
+// due gives the first of a queue if its time has come.
+func (t *Transactions) due(q *queue, wait time.Duration, at int64) (uint32, bool) {
+	if q.first == 0 || t.server[q.first-1].at+int64(wait) > at {
+		return 0, false
+	}
+	return q.first - 1, true
 }
 
 // NewTransactions returns an empty table for a shard.
@@ -228,10 +235,10 @@ func NewTransactions(shard uint8, sender Sender, now time.Time) *Transactions {
 	if !ok {
 		parts = joinParts{sender}
 	}
-	return &Transactions{
-		shard: shard, sender: parts, wheel: NewWheel(now), seed: maphash.MakeSeed(), base: now,
-		servers: make(map[uint64]uint32), merged: make(map[uint64]uint32),
-	}
+	t := &Transactions{shard: shard, sender: parts, wheel: NewWheel(now), seed: maphash.MakeSeed(), base: now}
+	t.servers.key = func(i uint32) uint64 { return t.server[i].key }
+	t.merged.key = func(i uint32) uint64 { return t.server[i].merged }
+	return t
 }
 
 // Live is the number of server and client transactions held.
@@ -243,73 +250,51 @@ func (t *Transactions) since(now time.Time) int64 { return int64(now.Sub(t.base)
 // Next is when Advance must be called next.
 func (t *Transactions) Next() (time.Time, bool) {
 	next, ok := t.wheel.Next()
-	earlier := func(r *ring) {
-		if r.n == 0 {
+	earlier := func(q queue, wait time.Duration) {
+		if q.first == 0 {
 			return
 		}
-		if at := t.base.Add(time.Duration(r.first().at)); !ok || at.Before(next) {
+		if at := t.base.Add(time.Duration(t.server[q.first-1].at) + wait); !ok || at.Before(next) {
 			next, ok = at, true
 		}
 	}
-	for t.waiting.n > 0 && !t.unanswered(t.waiting.first()) {
-		t.waiting.pop()
-	}
-	earlier(&t.waiting)
-	earlier(&t.done)
+	earlier(t.waiting, tryingAfter)
+	earlier(t.done, TimerJ)
 	return next, ok
-}
-
-func (t *Transactions) unanswered(d *due) bool {
-	s := &t.server[d.slot]
-	return s.gen == d.gen && s.state == serverTrying
 }
 
 // key computes the matching key of RFC 3261 section 17.2.3: branch, sent-by
 // and method, or for a branch without the magic cookie the older set.
 func (t *Transactions) key(m *Message, method []byte) uint64 {
-	var h maphash.Hash
-	h.SetSeed(t.seed)
 	v := m.Via()
-	h.Write(method)
-	h.WriteByte(0)
-	h.Write(v.Host)
-	h.WriteByte(0)
-	h.WriteByte(byte(v.Port))
-	h.WriteByte(byte(v.Port >> 8))
-	h.Write(v.Branch)
+	b := append(t.keyBuf[:0], method...)
+	b = append(b, 0)
+	b = append(b, v.Host...)
+	b = append(b, 0, byte(v.Port), byte(v.Port>>8))
+	b = append(b, v.Branch...)
 	if len(v.Branch) <= len(magicCookie) || string(v.Branch[:len(magicCookie)]) != magicCookie {
-		h.WriteByte(0)
-		h.Write(m.RequestURI())
-		h.WriteByte(0)
-		h.Write(m.To().Tag())
-		h.WriteByte(0)
-		h.Write(m.From().Tag())
-		h.WriteByte(0)
-		h.Write(m.CallID())
-		var n [4]byte
-		binary.BigEndian.PutUint32(n[:], m.CSeq())
-		h.Write(n[:])
+		for _, part := range [][]byte{m.RequestURI(), m.To().Tag(), m.From().Tag(), m.CallID()} {
+			b = append(b, 0)
+			b = append(b, part...)
+		}
+		b = binary.BigEndian.AppendUint32(b, m.CSeq())
 	}
-	return h.Sum64()
+	t.keyBuf = b
+	return maphash.Bytes(t.seed, b)
 }
 
 // mergeKey names a request whatever way it took (RFC 3261 section 8.2.2.2). The
 // From URI is part of it because there are clients whose random numbers repeat
 // those of another user's.
 func (t *Transactions) mergeKey(m *Message) uint64 {
-	var h maphash.Hash
-	h.SetSeed(t.seed)
-	h.Write(m.MethodToken())
-	h.WriteByte(0)
-	h.Write(m.CallID())
-	h.WriteByte(0)
-	h.Write(m.From().Tag())
-	h.WriteByte(0)
-	h.Write(m.From().URI)
-	var n [4]byte
-	binary.BigEndian.PutUint32(n[:], m.CSeq())
-	h.Write(n[:])
-	return h.Sum64() | 1
+	b := t.keyBuf[:0]
+	for _, part := range [][]byte{m.MethodToken(), m.CallID(), m.From().Tag(), m.From().URI} {
+		b = append(b, part...)
+		b = append(b, 0)
+	}
+	b = binary.BigEndian.AppendUint32(b, m.CSeq())
+	t.keyBuf = b
+	return maphash.Bytes(t.seed, b) | 1
 }
 
 // Arrival is what a request is to its transactions.
@@ -327,7 +312,7 @@ const (
 // there is none yet.
 func (t *Transactions) Receive(now time.Time, m *Message) (ServerID, Arrival) {
 	key := t.key(m, m.MethodToken())
-	if i, ok := t.servers[key]; ok {
+	if i, ok := t.servers.find(key); ok {
 		s := &t.server[i]
 		t.Stats.CountAbsorbed(m.Method())
 		if s.state == serverCompleted {
@@ -349,18 +334,19 @@ func (t *Transactions) Receive(now time.Time, m *Message) (ServerID, Arrival) {
 		came = m.At
 	}
 	*s = serverTx{key: key, at: t.since(came), place: t.places.pack(ResponseFlow(m)), gen: s.gen + 1, state: serverTrying, method: m.Method()}
-	t.servers[key] = i
+	t.servers.add(key, i)
 	t.live.servers++
 	if !m.Flow.Proto.Reliable() {
-		t.waiting.push(due{s.at + int64(tryingAfter), i, s.gen})
+		t.enter(&t.waiting, i)
 	}
 	arrival := Fresh
 	if len(m.To().Tag()) == 0 && m.Method() != CANCEL {
 		k := t.mergeKey(m)
-		if _, ok := t.merged[k]; ok {
+		if _, ok := t.merged.find(k); ok {
 			arrival = Merged
 		} else {
-			t.merged[k], s.merged = i, k
+			s.merged = k
+			t.merged.add(k, i)
 		}
 	}
 	return serverID(s.gen, i), arrival
@@ -385,7 +371,7 @@ func (t *Transactions) serverOf(id ServerID) (uint32, *serverTx) {
 // whose response is kept (RFC 3261 section 9.2).
 func (t *Transactions) Cancels(m *Message) bool {
 	for _, name := range methodNames {
-		if _, ok := t.servers[t.key(m, []byte(name))]; ok && name != methodNames[CANCEL] {
+		if _, ok := t.servers.find(t.key(m, []byte(name))); ok && name != methodNames[CANCEL] {
 			return true
 		}
 	}
@@ -420,7 +406,7 @@ func (t *Transactions) Respond(now time.Time, id ServerID, resp []byte) time.Dur
 	t.sender.SendParts(t.places.unpack(s.place), resp, nil, 0)
 	s.req, s.state = nil, serverCompleted
 	if s.merged != 0 && len(resp) > 8 && resp[8] >= '3' { // what was refused may be tried again, with credentials for instance
-		delete(t.merged, s.merged)
+		t.merged.remove(s.merged, i)
 		s.merged = 0
 	}
 	took := t.since(now) - s.at
@@ -428,8 +414,9 @@ func (t *Transactions) Respond(now time.Time, id ServerID, resp []byte) time.Dur
 	if s.place.proto.Reliable() {
 		t.endServer(i)
 	} else {
-		s.resp = resp
-		t.done.push(due{t.since(now) + int64(TimerJ), i, s.gen})
+		t.leave(&t.waiting, i)
+		s.resp, s.at = resp, t.since(now)
+		t.enter(&t.done, i)
 	}
 	return time.Duration(max(took, 1))
 }
@@ -462,9 +449,9 @@ func tryingFrom(resp []byte) []byte {
 
 func (t *Transactions) endServer(i uint32) {
 	s := &t.server[i]
-	delete(t.servers, s.key)
+	t.servers.remove(s.key, i)
 	if s.merged != 0 {
-		delete(t.merged, s.merged)
+		t.merged.remove(s.merged, i)
 	}
 	s.state, s.resp, s.req = serverFree, nil, nil
 	t.sfree = append(t.sfree, i)
@@ -633,16 +620,20 @@ func (t *Transactions) Abandon(id ClientID) {
 // F ends client transactions and calls timeout with status 408.
 func (t *Transactions) Advance(now time.Time, timeout func(Outcome)) {
 	at := t.since(now)
-	for t.waiting.n > 0 && t.waiting.first().at <= at {
-		d := *t.waiting.first()
-		t.waiting.pop()
-		if t.unanswered(&d) {
-			t.trying(&t.server[d.slot])
+	for {
+		i, ok := t.due(&t.waiting, tryingAfter, at)
+		if !ok {
+			break
 		}
+		t.leave(&t.waiting, i)
+		t.trying(&t.server[i])
 	}
-	for t.done.n > 0 && t.done.first().at <= at {
-		i := t.done.first().slot
-		t.done.pop()
+	for {
+		i, ok := t.due(&t.done, TimerJ, at)
+		if !ok {
+			break
+		}
+		t.leave(&t.done, i)
 		t.endServer(i)
 	}
 	t.wheel.Advance(now, func(key uint64) {

@@ -458,8 +458,8 @@ func TestSlotsReturn(t *testing.T) {
 		b.wantLive(t, 0, 0)
 		b.wire.sent = nil
 	}
-	if len(b.client) != at || len(b.server) != at || len(b.servers) != 0 || b.wheel.Len() != 0 {
-		t.Errorf("%d client and %d server slots, %d keys, %d timers", len(b.client), len(b.server), len(b.servers), b.wheel.Len())
+	if len(b.client) != at || len(b.server) != at || b.servers.n != 0 || b.wheel.Len() != 0 {
+		t.Errorf("%d client and %d server slots, %d keys, %d timers", len(b.client), len(b.server), b.servers.n, b.wheel.Len())
 	}
 }
 
