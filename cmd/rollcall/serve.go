@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
+	"runtime/metrics"
 	"strings"
 	"syscall"
 	"time"
@@ -57,6 +59,7 @@ func serve(c *cli.Context) error {
 		}
 		return err
 	}
+	go paceGC(ctx)
 	fmt.Fprintln(c.App.Writer, "rollcall ready", strings.Join(s.Addrs(), " "))
 	log.Info("ready", "version", version(), "listen", strings.Join(s.Addrs(), " "))
 	for {
@@ -71,6 +74,32 @@ func serve(c *cli.Context) error {
 		err := halt(s, log)
 		log.Info("stopped")
 		return err
+	}
+}
+
+// paceGC lets garbage grow more freely while the live heap is small: a busy
+// server of a few thousand dialogs would collect many times a second. GOGC, when
+// it is set, wins.
+func paceGC(ctx context.Context) {
+	if os.Getenv("GOGC") != "" {
+		return
+	}
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	for {
+		metrics.Read(live)
+		percent := 100
+		switch mib := live[0].Value.Uint64() >> 20; {
+		case mib < 64:
+			percent = 400
+		case mib < 256:
+			percent = 200
+		}
+		debug.SetGCPercent(percent)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(5 * time.Second):
+		}
 	}
 }
 
