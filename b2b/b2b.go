@@ -23,10 +23,13 @@ const (
 // the first failure, so that a server which ends each at once is not hammered.
 const settled = 30 * time.Second
 
+// AnyDomain is the route of domains that have none: an outbound proxy.
+const AnyDomain = "*"
+
 // Options configures the B2BUA.
 type Options struct {
 	Component uint8             // its index among the runtime's components
-	Routes    map[string]string // next hop (SIP URI) by remote domain, lower case; others go by RFC 3263
+	Routes    map[string]string // next hop (SIP URI) by remote domain, lower case, or AnyDomain; others go by RFC 3263
 	Local     func(host string) bool
 	Self      string        // our own URI, for watchers of other domains (RL-32)
 	Expires   time.Duration // asked for; default 1 h
@@ -156,7 +159,10 @@ func (s *Shard) open(t *dialog.Turn, sub *subscription) {
 	}
 	hop := ""
 	if u, err := sip.ParseURI(sub.uri); err == nil {
-		hop = s.g.opt.Routes[strings.ToLower(u.Host)]
+		var routed bool
+		if hop, routed = s.g.opt.Routes[strings.ToLower(u.Host)]; !routed {
+			hop = s.g.opt.Routes[AnyDomain]
+		}
 	}
 	s.g.stats.Opened.Add(1)
 	sub.live = time.Time{}

@@ -564,3 +564,20 @@ func TestLeaveEarly(t *testing.T) {
 		}
 	})
 }
+
+// An outbound proxy takes what has no route of its own.
+func TestOutboundProxy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := servertest.New(t)
+		org := w.Node(remoteAt, func(c *server.Config) { c.Domain, c.Remote = []string{"example.org"}, nil })
+		com := w.Node("192.0.2.1", func(c *server.Config) {
+			c.Remote = map[string]string{"example.net": "sip:192.0.2.66", "*": "sip:" + remoteAt}
+		})
+		w.UA(ann).Publication(org).Say("open", "one")
+		com.List(team, ann)
+		sub := w.UA(alice).Watch(com, team)
+		sub.Next()
+		w.Settle(time.Second)
+		sub.WantView("by the outbound proxy", state{ann: "open: one"})
+	})
+}

@@ -68,7 +68,7 @@ var settings = []setting{
 		"localhost, 127.0.0.1", func(c *server.Config) any { return &c.Domain },
 	},
 	{
-		"remote", catNetwork, "next hop for a remote domain as `DOMAIN=SIP-URI`; repeatable",
+		"remote", catNetwork, "next hop for a remote domain as `DOMAIN=SIP-URI`, * for every other one; repeatable",
 		"found by DNS (RFC 3263)", func(c *server.Config) any { return &c.Remote },
 	},
 	{
