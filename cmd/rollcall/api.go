@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -24,15 +26,29 @@ const (
 	apiSize  = 256 << 20
 )
 
-func apiFlags() []cli.Flag {
-	return []cli.Flag{
-		&cli.StringFlag{Name: "http", Value: "127.0.0.1:8080", EnvVars: []string{"ROLLCALL_HTTP"}, Usage: "admin API of the server, `HOST:PORT`"},
-		jsonFlag(),
-	}
+func httpFlag() cli.Flag {
+	return &cli.StringFlag{Name: "http", Value: "127.0.0.1:8080", EnvVars: []string{"ROLLCALL_HTTP"}, Usage: "admin API of the server, `HOST:PORT`"}
 }
+
+func apiFlags() []cli.Flag { return []cli.Flag{httpFlag(), jsonFlag()} }
+
+// apiFault is a refusal of the admin API.
+type apiFault struct {
+	status int
+	line   string // the status with its name
+	text   string
+}
+
+func (f *apiFault) Error() string { return f.line + ": " + f.text }
 
 // ask reads from the admin API. The error has its exit code.
 func ask(c *cli.Context, path string, params url.Values) ([]byte, error) {
+	return call(c, http.MethodGet, path, params, nil, nil)
+}
+
+// call does a request to the admin API. The error has its exit code; when the
+// server refused, it wraps an apiFault.
+func call(c *cli.Context, method, path string, params url.Values, header http.Header, body []byte) ([]byte, error) {
 	base := strings.TrimRight(c.String("http"), "/")
 	if base == "" {
 		return nil, usagef(c, "--http is empty")
@@ -46,10 +62,11 @@ func ask(c *cli.Context, path string, params url.Values) ([]byte, error) {
 	}
 	ctx, cancel := context.WithTimeout(c.Context, apiLimit)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	req, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(body))
 	if err != nil {
 		return nil, usagef(c, "--http %q: %w", c.String("http"), err)
 	}
+	maps.Copy(req.Header, header)
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		var u *url.Error
@@ -63,7 +80,7 @@ func ask(c *cli.Context, path string, params url.Values) ([]byte, error) {
 	if err != nil {
 		return nil, coded(exitUnreachable, fmt.Errorf("answer from %s: %w", base, err))
 	}
-	if resp.StatusCode == http.StatusOK {
+	if resp.StatusCode < 300 {
 		return b, nil
 	}
 	var fault struct {
@@ -72,7 +89,7 @@ func ask(c *cli.Context, path string, params url.Values) ([]byte, error) {
 	if json.Unmarshal(b, &fault) != nil || fault.Error == "" {
 		fault.Error = strings.TrimSpace(string(b[:min(len(b), 200)]))
 	}
-	err = fmt.Errorf("%s: %s", resp.Status, fault.Error)
+	err = &apiFault{resp.StatusCode, resp.Status, fault.Error}
 	switch {
 	case resp.StatusCode == http.StatusNotFound && fault.Error != "" && json.Valid(b):
 		return nil, coded(exitNotFound, errors.New(fault.Error))
