@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -24,18 +26,31 @@ const (
 	apiSize  = 256 << 20
 )
 
-func apiFlags() []cli.Flag {
-	return []cli.Flag{
-		&cli.StringFlag{Name: "http", Value: "127.0.0.1:8080", EnvVars: []string{"ROLLCALL_HTTP"}, Usage: "admin API of the server, `HOST:PORT`"},
-		jsonFlag(),
-	}
+func httpFlag() cli.Flag {
+	return &cli.StringFlag{Name: "http", Value: "127.0.0.1:8080", EnvVars: []string{"ROLLCALL_HTTP"}, Usage: "admin API of the server, `HOST:PORT`"}
 }
+
+func apiFlags() []cli.Flag { return []cli.Flag{httpFlag(), jsonFlag()} }
+
+// apiFault is a refusal of the admin API.
+type apiFault struct {
+	status int
+	line   string // the status with its name
+	text   string
+}
+
+func (f *apiFault) Error() string { return f.line + ": " + f.text }
 
 // ask reads from the admin API. The error has its exit code.
 func ask(c *cli.Context, path string, params url.Values) ([]byte, error) {
+	return call(c, http.MethodGet, path, params, nil, nil)
+}
+
+// call does a request to the admin API and reads the whole answer.
+func call(c *cli.Context, method, path string, params url.Values, header http.Header, body []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(c.Context, apiLimit)
 	defer cancel()
-	resp, err := request(ctx, c, path, params)
+	resp, err := request(ctx, c, method, path, params, header, body)
 	if err != nil {
 		return nil, err
 	}
@@ -48,8 +63,8 @@ func ask(c *cli.Context, path string, params url.Values) ([]byte, error) {
 }
 
 // request asks the admin API; whoever gets a response closes its body. An
-// answer other than 200 is an error with its exit code.
-func request(ctx context.Context, c *cli.Context, path string, params url.Values) (*http.Response, error) {
+// answer that is no success is an error with its exit code; it wraps an apiFault.
+func request(ctx context.Context, c *cli.Context, method, path string, params url.Values, header http.Header, body []byte) (*http.Response, error) {
 	base := strings.TrimRight(c.String("http"), "/")
 	if base == "" {
 		return nil, usagef(c, "--http is empty")
@@ -61,10 +76,11 @@ func request(ctx context.Context, c *cli.Context, path string, params url.Values
 	if len(params) > 0 {
 		target += "?" + params.Encode()
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	req, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(body))
 	if err != nil {
 		return nil, usagef(c, "--http %q: %w", c.String("http"), err)
 	}
+	maps.Copy(req.Header, header)
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		var u *url.Error
@@ -73,7 +89,7 @@ func request(ctx context.Context, c *cli.Context, path string, params url.Values
 		}
 		return nil, coded(exitUnreachable, &unreachable{base, err})
 	}
-	if resp.StatusCode == http.StatusOK {
+	if resp.StatusCode < 300 {
 		return resp, nil
 	}
 	defer resp.Body.Close()
@@ -87,7 +103,7 @@ func request(ctx context.Context, c *cli.Context, path string, params url.Values
 	if json.Unmarshal(b, &fault) != nil || fault.Error == "" {
 		fault.Error = strings.TrimSpace(string(b[:min(len(b), 200)]))
 	}
-	err = fmt.Errorf("%s: %s", resp.Status, fault.Error)
+	err = &apiFault{resp.StatusCode, resp.Status, fault.Error}
 	switch {
 	case resp.StatusCode == http.StatusNotFound && fault.Error != "" && json.Valid(b):
 		return nil, coded(exitNotFound, errors.New(fault.Error))

@@ -44,6 +44,14 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"trace"}, "rollcall: URI, --peer or --call-id is missing\n"},
 		{[]string{"trace", "a b"}, "rollcall: \"a b\" is not a URI"},
 		{[]string{"trace", "sip:a@example.com", "x"}, "rollcall: \"x\" is one argument too many\n"},
+		{[]string{"user", "ad"}, "rollcall: \"ad\" is no command of 'rollcall user'. Did you mean \"add\"?\n"},
+		{[]string{"user", "add"}, "rollcall: USER@DOMAIN is missing\n"},
+		{[]string{"user", "add", "alice@example.com", "secret"}, "rollcall: \"secret\" is one argument too many\n"},
+		{[]string{"user", "add", "alice"}, "rollcall: \"alice\" is not USER@DOMAIN\n"},
+		{[]string{"user", "passwd", "alice@"}, "rollcall: \"alice@\" is not USER@DOMAIN\n"},
+		{[]string{"user", "rm", "@example.com"}, "rollcall: \"@example.com\" is not USER@DOMAIN\n"},
+		{[]string{"user", "add", "alice@example.com"}, "rollcall: no password on standard input\n"},
+		{[]string{"user", "list", "x"}, "rollcall: \"x\" is one argument too many\n"},
 		{[]string{"config", "dump", "x"}, "rollcall: \"x\" is one argument too many\n"},
 	}
 	for _, tt := range tests {
@@ -93,6 +101,7 @@ func TestCompletion(t *testing.T) {
 	}{
 		{[]string{"--generate-bash-completion"}, "serve"},
 		{[]string{"list", "--generate-bash-completion"}, "show"},
+		{[]string{"user", "--generate-bash-completion"}, "passwd"},
 		{[]string{"watch", "sip:a@example.com", "--no", "--generate-bash-completion"}, "--no-list"},
 		{[]string{"completion", "bash"}, "complete -o bashdefault"},
 		{[]string{"completion", "zsh"}, "#compdef rollcall"},

@@ -92,6 +92,10 @@ var settings = []setting{
 		"normal", func(c *server.Config) any { return &c.Sync },
 	},
 	{
+		"users", catState, "`SOURCE` of users' passwords: store, file:PATH, or table subscriber of Kamailio or OpenSIPS in sqlite:PATH or postgres://...",
+		"store", func(c *server.Config) any { return &c.Users },
+	},
+	{
 		"xcap", catState, "`SOURCE` of lists and rules: a directory, an http(s) XCAP root, or store; repeatable, first match wins",
 		"store", func(c *server.Config) any { return &c.XCAP },
 	},
@@ -290,7 +294,7 @@ func keys() []string {
 
 // masked is what may be shown of a configuration.
 func masked(cfg server.Config) server.Config {
-	cfg.Store = server.Mask(cfg.Store)
+	cfg.Store, cfg.Users = server.Mask(cfg.Store), server.Mask(cfg.Users)
 	cfg.XCAP = slices.Clone(cfg.XCAP)
 	for i := range cfg.XCAP {
 		cfg.XCAP[i] = server.Mask(cfg.XCAP[i])

@@ -92,6 +92,10 @@ func TestConfigPrecedence(t *testing.T) {
 			value: func(c server.Config) any { return c.Sync },
 		},
 		{
+			name: "users", file: "sqlite:/a", env: "sqlite:/b", flag: []string{"postgres://db/kamailio"}, def: "store", inFile: "sqlite:/a", inEnv: "sqlite:/b",
+			inFlag: "postgres://db/kamailio", value: func(c server.Config) any { return c.Users },
+		},
+		{
 			name: "xcap", file: "[store, " + dir + "]", env: dir + ",store", flag: []string{"store"}, def: "[store]", inFile: "[store " + dir + "]",
 			inEnv: "[" + dir + " store]", inFlag: "[store]", value: func(c server.Config) any { return c.XCAP },
 		},
@@ -264,7 +268,7 @@ func TestMask(t *testing.T) {
 			t.Errorf("%s: %s, want %s", in, got, want)
 		}
 	}
-	_, out, _ := execute(t, "config", "dump", "--store", "postgres://u:secret@db/x", "--xcap", "https://u:secret@xcap.example/x")
+	_, out, _ := execute(t, "config", "dump", "--store", "postgres://u:secret@db/x", "--users", "postgres://u:secret@db/y", "--xcap", "https://u:secret@xcap.example/x")
 	if strings.Contains(out, "secret") {
 		t.Error(out)
 	}

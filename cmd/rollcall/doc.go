@@ -1,7 +1,8 @@
 // Command rollcall is the SIP presence server and its tools in one binary:
 // serve runs the server, demo shows it at work, watch and publish are clients
 // for any presence server, list, presentity and subscription ask a running
-// Rollcall what it knows, config checks and shows a configuration.
+// Rollcall what it knows, user keeps its users and their passwords, config
+// checks and shows a configuration.
 //
 // It owns the command line: flags, environment and configuration file (in this
 // order of precedence), exit codes, what is printed, and a small user agent
@@ -15,6 +16,7 @@
 //     4 server unreachable. Only main ends the process.
 //   - Text from the network is cleaned of control characters before a person
 //     sees it.
+//   - A password is never an argument and never leaves the process; hashes do.
 //   - Flags and arguments may come in any order.
 //   - A user agent's state has one owner goroutine; it never waits for a
 //     consumer.

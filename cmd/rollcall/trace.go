@@ -52,7 +52,7 @@ func traceMessages(c *cli.Context) error {
 	}
 	ctx, cancel := context.WithCancel(c.Context)
 	defer cancel()
-	resp, err := request(ctx, c, "trace", q)
+	resp, err := request(ctx, c, "GET", "trace", q, nil, nil)
 	if err != nil {
 		if c.Context.Err() != nil {
 			return nil
