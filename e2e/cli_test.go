@@ -17,9 +17,15 @@ import (
 // command runs the binary to its end.
 func command(t *testing.T, args ...string) (stdout string, code int) {
 	t.Helper()
+	return commandWith(t, "", args...)
+}
+
+// commandWith runs the binary with a standard input.
+func commandWith(t *testing.T, input string, args ...string) (stdout string, code int) {
+	t.Helper()
 	var out, errs bytes.Buffer
 	c := exec.Command(binary, args...)
-	c.Stdout, c.Stderr = &out, &errs
+	c.Stdin, c.Stdout, c.Stderr = strings.NewReader(input), &out, &errs
 	done := time.AfterFunc(30*time.Second, func() { c.Process.Kill() })
 	defer done.Stop()
 	err := c.Run()

@@ -246,9 +246,7 @@ func (e *Endpoint) lost(f Flow, b []byte, framing error) {
 func (e *Endpoint) refuse(m *Message, pe ParseError) (answered bool) {
 	e.stats.Malformed.Add(1)
 	if e.opt.Guard.Malformed(m, pe.Reason) && pe.Answerable && m.IsRequest() && m.Method() != ACK {
-		resp := AppendResponse(nil, m, pe.Code, pe.Reason, StatelessTag(m))
-		resp = AppendBody(resp, "", nil)
-		answered = e.Send(ResponseFlow(m), resp, 0) == nil
+		answered = e.Send(ResponseFlow(m), appendRefusal(nil, m, &pe), 0) == nil
 	}
 	if n, ok := e.limit.Allow(m.At); ok {
 		e.opt.Log.Warn("malformed message", "remote", m.Flow.Remote.String(), "status", pe.Code, "reason", pe.Reason,

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -22,6 +23,7 @@ type BaresipOptions struct {
 	Server    string   // "127.0.0.1:PORT": its outbound proxy; it does not register
 	Transport string   // "udp" (default), "tcp" or "tls"
 	CA        string   // for tls: file of the authority that the server is verified by
+	Password  string   // for digest; the user name is that of AOR
 	Contacts  []string // URIs that it subscribes to at its start
 	Publish   bool     // publish its own status from the start on
 }
@@ -40,6 +42,7 @@ type Baresip struct {
 	t       testing.TB
 	server  string
 	publish bool
+	login   bool // it has a password: a 401 is answered
 	status  string
 	conn    net.Conn
 	in      *bufio.Reader
@@ -90,8 +93,8 @@ func startBaresip(t testing.TB, o BaresipOptions) (*Baresip, error) {
 	if _, err := os.Stat(modules); err != nil {
 		t.Fatalf("baresip's modules are not installed; run scripts/setup (%v)", err)
 	}
-	account := fmt.Sprintf(`<%s;transport=%s>;regint=0;auth_pass=none;outbound="sip:%s;transport=%s"`,
-		o.AOR, o.Transport, o.Server, o.Transport)
+	account := fmt.Sprintf(`<%s;transport=%s>;regint=0;auth_pass=%s;outbound="sip:%s;transport=%s"`,
+		o.AOR, o.Transport, or(o.Password, "none"), o.Server, o.Transport)
 	if o.Publish {
 		account += ";pubint=120"
 	}
@@ -114,7 +117,7 @@ func startBaresip(t testing.TB, o BaresipOptions) (*Baresip, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &Baresip{Process: p, t: t, server: o.Server, publish: o.Publish}
+	b := &Baresip{Process: p, t: t, server: o.Server, publish: o.Publish, login: o.Password != ""}
 	if err := p.waitLog("baresip is ready.", 10*time.Second); err != nil {
 		p.Stop()
 		return nil, err
@@ -142,7 +145,7 @@ func (b *Baresip) SetPresence(status string) {
 	if status == b.status {
 		return
 	}
-	before := len(Responses(b.Trace(), false, "PUBLISH"))
+	before := len(b.published())
 	b.Command(command, "")
 	b.status = status
 	if b.publish {
@@ -150,11 +153,16 @@ func (b *Baresip) SetPresence(status string) {
 	}
 }
 
+// published are the final answers to its PUBLISHes, without first challenges.
+func (b *Baresip) published() []Trace {
+	return slices.DeleteFunc(Responses(b.Trace(), false, "PUBLISH"), func(m Trace) bool { return b.login && m.Status() == 401 })
+}
+
 func (b *Baresip) waitPublished(n int) {
 	b.t.Helper()
 	var answers []Trace
 	ok := b.log.wait(10*time.Second, func([]byte) bool {
-		answers = Responses(b.Trace(), false, "PUBLISH")
+		answers = b.published()
 		return len(answers) >= n || b.Exited()
 	})
 	if !ok || len(answers) < n {
