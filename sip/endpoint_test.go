@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -731,5 +732,49 @@ func TestParseListen(t *testing.T) {
 		case err != nil || p.String()+" "+addr != c.addr:
 			t.Errorf("%s: %v %s %v", c.in, p, addr, err)
 		}
+	}
+}
+
+// TestSendersWriteALongQueue: when the writer does not get its turn, senders
+// write, in order.
+func TestSendersWriteALongQueue(t *testing.T) {
+	peer, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := NewEndpoint(EndpointOptions{Receive: func(m *Message) { m.Release() }})
+	defer e.Close()
+	port := func(c *net.UDPConn) netip.AddrPort { return unmap(c.LocalAddr().(*net.UDPAddr).AddrPort()) }
+	s := &packetSocket{conn: conn, local: port(conn), wake: make(chan struct{}, 1)} // without a writer
+	if s.raw, err = conn.SyscallConn(); err != nil {
+		t.Fatal(err)
+	}
+	s.writer = newPacketWriter(s)
+	e.packets.Store(&[]*packetGroup{{local: s.local, socks: []*packetSocket{s}}})
+	for i := range 3*flushAt + 10 {
+		if err := e.Send(Flow{Local: s.local, Remote: port(peer)}, fmt.Append(nil, i), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(s.queue); n > flushAt {
+		t.Errorf("%d wait", n)
+	}
+	last, buf := -1, make([]byte, 64)
+	for last < 63 { // the peer's buffer holds some of them
+		peer.SetReadDeadline(time.Now().Add(patience))
+		n, err := peer.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i, err := strconv.Atoi(string(buf[:n]))
+		if err != nil || i <= last {
+			t.Fatalf("%q after %d", buf[:n], last)
+		}
+		last = i
 	}
 }

@@ -16,6 +16,11 @@ import (
 // dropped, as the network does: transactions repeat them.
 const packetQueue = 16384
 
+// flushAt is the length of a queue from which whoever adds to it also writes
+// it. A writer that takes turns with hundreds of busy shards would fall behind
+// for good, and what is lost then comes again as more work.
+const flushAt = 16 * writeBatch
+
 // maxPacketSockets bounds the sockets of one UDP listener.
 const maxPacketSockets = 8
 
@@ -40,6 +45,10 @@ type packetSocket struct {
 
 	mu    sync.Mutex
 	queue []datagram
+
+	writing sync.Mutex // held by who takes the queue and writes it: datagrams leave in order
+	writer  *packetWriter
+	spare   []datagram
 }
 
 // datagram is one message on its way out. Its bytes do not change any more.
@@ -84,6 +93,7 @@ func (e *Endpoint) listenPackets(family, addr string) (netip.AddrPort, error) {
 		c := pc.(*net.UDPConn)
 		local := unmap(c.LocalAddr().(*net.UDPAddr).AddrPort())
 		s := &packetSocket{conn: c, local: local, wildcard: local.Addr().IsUnspecified(), wake: make(chan struct{}, 1)}
+		s.writer = newPacketWriter(s)
 		g.local = local
 		g.socks = append(g.socks, s)
 		if s.raw, err = c.SyscallConn(); err == nil {
@@ -167,16 +177,24 @@ func (e *Endpoint) sendPacket(f Flow, head, body []byte, token uint64) error {
 		s.queue = append(s.queue, d)
 	}
 	s.mu.Unlock()
-	switch n {
-	case packetQueue:
+	switch {
+	case n >= flushAt && s.writing.TryLock():
+		e.flush(s, false)
+		s.writing.Unlock()
+	case n == 0:
+		s.poke()
+	}
+	if n >= packetQueue {
 		return errPacketQueue
-	case 0:
-		select {
-		case s.wake <- struct{}{}:
-		default:
-		}
 	}
 	return nil
+}
+
+func (s *packetSocket) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
 }
 
 // maxPayload is the largest UDP payload towards an address.
@@ -189,8 +207,6 @@ func maxPayload(a netip.Addr) int {
 
 // writePackets sends what is queued.
 func (e *Endpoint) writePackets(s *packetSocket) {
-	w := newPacketWriter(s)
-	var spare []datagram
 	for {
 		select {
 		case <-e.gone:
@@ -199,23 +215,38 @@ func (e *Endpoint) writePackets(s *packetSocket) {
 		}
 		// Shards that are about to run have more for this call.
 		runtime.Gosched()
-		s.mu.Lock()
-		batch := s.queue
-		s.queue = spare[:0]
-		s.mu.Unlock()
-		w.write(batch, func(d *datagram, err error) {
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
-			e.stats.SendErrors.Add(1)
-			if d.token != 0 && e.opt.Failed != nil {
-				e.opt.Failed(ClientID(d.token), err)
-			}
-		})
-		clear(batch)
-		if spare = batch; cap(spare) > 1024 {
-			spare = nil
+		s.writing.Lock()
+		e.flush(s, true)
+		s.writing.Unlock()
+	}
+}
+
+// flush writes what is queued; s.writing is held. Who must not wait leaves to
+// the writer what the kernel does not take at once.
+func (e *Endpoint) flush(s *packetSocket, wait bool) {
+	s.mu.Lock()
+	batch := s.queue
+	s.queue, s.spare = s.spare[:0], nil
+	s.mu.Unlock()
+	rest := s.writer.write(batch, wait, func(d *datagram, err error) {
+		if errors.Is(err, net.ErrClosed) {
+			return
 		}
+		e.stats.SendErrors.Add(1)
+		if d.token != 0 && e.opt.Failed != nil {
+			e.opt.Failed(ClientID(d.token), err)
+		}
+	})
+	if len(rest) > 0 {
+		s.mu.Lock()
+		s.queue = append(rest, s.queue...)
+		s.mu.Unlock()
+		s.poke()
+		return
+	}
+	clear(batch)
+	if cap(batch) <= 1024 {
+		s.spare = batch[:0]
 	}
 }
 

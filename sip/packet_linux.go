@@ -243,9 +243,9 @@ func newPacketWriter(s *packetSocket) *packetWriter {
 	return &packetWriter{s: s, b: newPacketBuffers(writeBatch), v4: s.local.Addr().Is4()}
 }
 
-// write sends all of batch in order; failed is told of those that could not
-// be sent.
-func (w *packetWriter) write(batch []datagram, failed func(*datagram, error)) {
+// write sends batch in order; failed is told of those that could not be sent.
+// Without wait it stops where the kernel has no room and gives the rest.
+func (w *packetWriter) write(batch []datagram, wait bool, failed func(*datagram, error)) (rest []datagram) {
 	for len(batch) > 0 {
 		n := min(len(batch), writeBatch)
 		for i := range n {
@@ -256,13 +256,15 @@ func (w *packetWriter) write(batch []datagram, failed func(*datagram, error)) {
 			var errno syscall.Errno
 			err := w.s.raw.Write(func(fd uintptr) bool {
 				r, _, en := syscall.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&w.b.hdrs[done])), uintptr(n-done), unix.MSG_DONTWAIT, 0, 0)
-				if en == unix.EAGAIN {
+				if en == unix.EAGAIN && wait {
 					return false
 				}
 				sent, errno = int(r), en
 				return true
 			})
 			switch {
+			case errno == unix.EAGAIN:
+				return batch[done:]
 			case err != nil: // closed
 				for ; done < n; done++ {
 					failed(&batch[done], err)
@@ -280,6 +282,7 @@ func (w *packetWriter) write(batch []datagram, failed func(*datagram, error)) {
 		}
 		batch = batch[n:]
 	}
+	return nil
 }
 
 func (w *packetWriter) load(i int, d *datagram) {

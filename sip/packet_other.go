@@ -38,6 +38,8 @@ func (e *Endpoint) readPackets(s *packetSocket) {
 	}
 }
 
+const writeBatch = 64
+
 type packetWriter struct {
 	s   *packetSocket
 	buf []byte
@@ -45,7 +47,7 @@ type packetWriter struct {
 
 func newPacketWriter(s *packetSocket) *packetWriter { return &packetWriter{s: s} }
 
-func (w *packetWriter) write(batch []datagram, failed func(*datagram, error)) {
+func (w *packetWriter) write(batch []datagram, _ bool, failed func(*datagram, error)) (rest []datagram) {
 	for i := range batch {
 		d := &batch[i]
 		w.buf = append(append(w.buf[:0], d.head...), d.body...)
@@ -53,4 +55,5 @@ func (w *packetWriter) write(batch []datagram, failed func(*datagram, error)) {
 			failed(d, err)
 		}
 	}
+	return nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"net/netip"
@@ -534,22 +535,29 @@ func (g *generator) notified(now time.Time, i uint32, m *sip.Message, branch uin
 // window is how many requests of a preparation are under way at a time.
 const window = 32
 
-// prepare publishes a first state of presentities and waits.
-func (g *generator) prepare(targets []int) {
+// prepare publishes a first state of presentities and waits. It stops at the
+// first that is refused or not answered.
+func (g *generator) prepare(targets []int) error {
 	if len(targets) == 0 {
-		return
+		return nil
 	}
-	done := make(chan struct{})
+	done := make(chan error, 1)
 	g.do(func(now time.Time) {
 		next := min(window, len(targets))
 		left := len(targets)
-		g.etags = make(map[int]string, len(targets))
+		g.etags = make(map[int]string, left)
 		g.posted = func(now time.Time, target int, m *sip.Message) {
-			if m != nil {
-				g.etags[target] = string(m.Header(sip.HdrSIPETag))
+			if m == nil {
+				next = len(targets)
+				select {
+				case done <- errors.New("a presentity could not be published"):
+				default:
+				}
+				return
 			}
+			g.etags[target] = string(m.Header(sip.HdrSIPETag))
 			if left--; left == 0 {
-				close(done)
+				done <- nil
 			}
 			if next < len(targets) {
 				g.publish(now, targets[next], 0, "")
@@ -560,5 +568,5 @@ func (g *generator) prepare(targets []int) {
 			g.publish(now, target, 0, "")
 		}
 	})
-	<-done
+	return <-done
 }

@@ -118,7 +118,10 @@ func (c *common) start(presentities int) error {
 		c.gens = append(c.gens, g)
 	}
 	for i, g := range c.gens {
-		g.prepare(c.targets(i, presentities))
+		if err := g.prepare(c.targets(i, presentities)); err != nil {
+			c.close()
+			return fmt.Errorf("%v: %w", c.server, err)
+		}
 	}
 	return nil
 }
