@@ -31,6 +31,10 @@ const (
 	maxWait      = 5 * time.Second
 )
 
+// turnBudget is how many messages a turn takes. Who reads from the sockets, to let
+// in or refuse, waits for the turns of many shards.
+const turnBudget = 16
+
 // refusals bounds the 503s to datagrams in a second: answering costs more than
 // dropping, and a flood must not eat the time of those that were let in.
 const refusals = 5000
@@ -81,6 +85,8 @@ type Options struct {
 	// Resolve finds where a URI's requests go, best first, at least one (RFC
 	// 3263). It may block.
 	Resolve func(ctx context.Context, uri string) ([]sip.Flow, error)
+	// Unsent is how many messages wait to be written; may be nil.
+	Unsent func() int
 	// Unreachable is told of a flow on which a request failed; may be nil.
 	Unreachable func(f sip.Flow)
 
@@ -359,6 +365,9 @@ func (rt *Runtime) Receive(m *sip.Message) {
 	}
 	isNew := isNewWork(m)
 	waiting := rt.backlog.Load()
+	if isNew && rt.opt.Unsent != nil {
+		waiting += int64(rt.opt.Unsent()) // what cannot be sent any faster is as good as not done
+	}
 	switch {
 	case isNew && waiting >= backlogNew, waiting >= 2*backlogAll, waiting >= backlogAll && m.IsRequest():
 		rt.overflow(m, isNew)
@@ -503,7 +512,9 @@ type shard struct {
 	headBuf  []byte
 	bodyBuf  []byte
 	spare    mailboxSpare
-	handling *Request // being handled
+	taken    []incoming // from the mailbox
+	rest     []incoming // of taken, for the turns to come
+	handling *Request   // being handled
 
 	contact      string // our Contact at contactAt
 	contactAt    netip.AddrPort
@@ -551,15 +562,25 @@ func (sh *shard) run() {
 func (sh *shard) work(now time.Time) (time.Time, bool) {
 	b := &sh.box
 	b.mu.Lock()
-	msgs, calls, updates := b.msgs, b.calls, b.updates
-	b.msgs, b.calls, b.updates = sh.spare.msgs[:0], sh.spare.calls[:0], sh.spare.updates[:0]
+	msgs, calls, updates := sh.rest, b.calls, b.updates
+	b.calls, b.updates = sh.spare.calls[:0], sh.spare.updates[:0]
+	fresh := len(msgs) == 0
+	if fresh {
+		msgs, b.msgs = b.msgs, sh.spare.msgs[:0]
+		sh.taken = msgs
+	}
 	if len(updates) > 0 {
 		clear(b.index)
 	}
 	sh.durable = b.durable
 	b.mu.Unlock()
-	if len(msgs) > 0 {
-		sh.rt.backlog.Add(int64(-len(msgs)))
+	budget := min(len(msgs), turnBudget)
+	sh.rest = msgs[budget:]
+	if msgs = msgs[:budget]; budget > 0 {
+		sh.rt.backlog.Add(int64(-budget))
+	}
+	if len(sh.rest) > 0 || !fresh { // there is more, or there may be: who added it saw no need to poke
+		sh.poke()
 	}
 
 	t := sh.turn
@@ -582,7 +603,10 @@ func (sh *shard) work(now time.Time) (time.Time, bool) {
 		msgs[i] = incoming{}
 	}
 	sh.settle(t)
-	sh.spare = mailboxSpare{msgs, calls, updates}
+	sh.spare.calls, sh.spare.updates = calls, updates
+	if len(sh.rest) == 0 {
+		sh.spare.msgs, sh.rest = sh.taken, nil
+	}
 	sh.finish(t)
 
 	next, ok := sh.wheel.Next()

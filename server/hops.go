@@ -73,3 +73,11 @@ func (s *Server) streamFlow() func(sip.Flow) (sip.Flow, bool) {
 	}
 	return nil
 }
+
+// unsent is the network's count of messages to be written, nil if it has none.
+func (s *Server) unsent() func() int {
+	if n, ok := s.network.(interface{ Unsent() int }); ok {
+		return n.Unsent
+	}
+	return nil
+}

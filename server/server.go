@@ -227,7 +227,7 @@ func (s *Server) wire() {
 		Components: []func(uint8) dialog.Component{s.agent.Shard, s.lists.Shard, s.gateway.Shard},
 		Route:      s.route, Key: s.key, Identify: s.identify,
 		FlowTo:  s.network.FlowTo,
-		Resolve: s.resolve, Unreachable: s.unreachable, StreamFlow: s.streamFlow(),
+		Resolve: s.resolve, Unreachable: s.unreachable, StreamFlow: s.streamFlow(), Unsent: s.unsent(),
 		Login: s.logins(), ListPace: pace,
 	})
 	s.docs.Watch(s.documentsChanged)

@@ -43,8 +43,9 @@ type packetSocket struct {
 	wildcard bool
 	wake     chan struct{}
 
-	mu    sync.Mutex
-	queue []datagram
+	mu     sync.Mutex
+	queue  []datagram
+	queued atomic.Int32 // its length, for who only looks
 
 	writing sync.Mutex // held by who takes the queue and writes it: datagrams leave in order
 	writer  *packetWriter
@@ -175,6 +176,7 @@ func (e *Endpoint) sendPacket(f Flow, head, body []byte, token uint64) error {
 	n := len(s.queue)
 	if n < packetQueue {
 		s.queue = append(s.queue, d)
+		s.queued.Store(int32(n + 1))
 	}
 	s.mu.Unlock()
 	switch {
@@ -227,6 +229,7 @@ func (e *Endpoint) flush(s *packetSocket, wait bool) {
 	s.mu.Lock()
 	batch := s.queue
 	s.queue, s.spare = s.spare[:0], nil
+	s.queued.Store(0)
 	s.mu.Unlock()
 	rest := s.writer.write(batch, wait, func(d *datagram, err error) {
 		if errors.Is(err, net.ErrClosed) {
@@ -277,6 +280,17 @@ func routed(listener, remote netip.AddrPort) netip.AddrPort {
 	}
 	defer c.Close()
 	return netip.AddrPortFrom(unmap(c.LocalAddr().(*net.UDPAddr).AddrPort()).Addr(), listener.Port())
+}
+
+// Unsent is how many datagrams wait for the fullest of the sockets.
+func (e *Endpoint) Unsent() int {
+	most := 0
+	for _, g := range e.groups() {
+		for _, s := range g.socks {
+			most = max(most, int(s.queued.Load()))
+		}
+	}
+	return most
 }
 
 // KernelDrops is the datagrams that the kernel threw away because a receive
