@@ -35,9 +35,13 @@ const (
 // in or refuse, waits for the turns of many shards.
 const turnBudget = 16
 
-// refusals bounds the 503s to datagrams in a second: answering costs more than
-// dropping, and a flood must not eat the time of those that were let in.
-const refusals = 5000
+// Few shards have their turn at a time, two for a processor: the readers and
+// writers of sockets compete with them and not with 256, so that under load
+// messages are let in or refused in time, instead of being lost in the kernel.
+
+// refusals bounds the 503s to datagrams in a second. It is high: who is refused
+// goes away, but who gets no answer asks ten times more.
+const refusals = 20000
 
 // heldLimit bounds the messages of one shard that wait for a commit. Beyond it
 // new SUBSCRIBE and PUBLISH get 503 at once.
@@ -114,7 +118,8 @@ type Runtime struct {
 	commit  *committer
 	over    sync.WaitGroup
 	done    chan struct{}
-	work    chan func() // asynchronous work, bounded
+	work    chan func()   // asynchronous work, bounded
+	running chan struct{} // a place for each shard that has its turn
 	backlog atomic.Int64
 	refused struct {
 		second atomic.Int64
@@ -164,6 +169,7 @@ func New(opt Options) *Runtime {
 		opt.MaxPerShard = 1 << 20
 	}
 	rt := &Runtime{opt: opt, done: make(chan struct{}), work: make(chan func(), 1024), stopped: make(chan struct{})}
+	rt.running = make(chan struct{}, 2*runtime.GOMAXPROCS(0))
 	now := time.Now()
 	for i := range rt.shards {
 		sh := &shard{
@@ -401,7 +407,6 @@ func (rt *Runtime) overflow(m *sip.Message, isNew bool) {
 		rt.opt.Sender.Send(sip.ResponseFlow(m), overloaded(m), 0)
 	}
 	m.Release()
-	runtime.Gosched() // the caller reads from a socket: those that work need the processor more
 }
 
 // mayRefuse counts the refusals of a second.
@@ -540,12 +545,15 @@ func (sh *shard) run() {
 	timer := time.AfterFunc(time.Hour, sh.poke)
 	defer timer.Stop()
 	for {
+		sh.rt.running <- struct{}{}
 		now := time.Now()
 		if !armed.IsZero() && !now.Before(armed) {
 			armed = time.Time{}
 		}
+		next, pending := sh.work(now)
+		<-sh.rt.running
 		// A poke that comes too early costs less than moving the timer each turn.
-		if next, pending := sh.work(now); pending && (armed.IsZero() || next.Before(armed)) {
+		if pending && (armed.IsZero() || next.Before(armed)) {
 			armed = next
 			timer.Reset(time.Until(next))
 		}
