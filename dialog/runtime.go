@@ -35,10 +35,6 @@ const (
 // in or refuse, waits for the turns of many shards.
 const turnBudget = 16
 
-// Few shards have their turn at a time, two for a processor: the readers and
-// writers of sockets compete with them and not with 256, so that under load
-// messages are let in or refused in time, instead of being lost in the kernel.
-
 // refusals bounds the 503s to datagrams in a second. It is high: who is refused
 // goes away, but who gets no answer asks ten times more.
 const refusals = 20000
@@ -113,13 +109,16 @@ type Login interface {
 
 // Runtime runs the shards.
 type Runtime struct {
-	opt     Options
-	shards  [Shards]*shard
-	commit  *committer
-	over    sync.WaitGroup
-	done    chan struct{}
-	work    chan func()   // asynchronous work, bounded
-	running chan struct{} // a place for each shard that has its turn
+	opt    Options
+	shards [Shards]*shard
+	commit *committer
+	over   sync.WaitGroup
+	done   chan struct{}
+	work   chan func() // asynchronous work, bounded
+	// A place for each shard that has its turn, two for a processor: the readers
+	// and writers of sockets compete with few shards and not with 256, so that under
+	// load messages are let in or refused in time, not lost in the kernel.
+	running chan struct{}
 	backlog atomic.Int64
 	refused struct {
 		second atomic.Int64
@@ -404,7 +403,7 @@ func (rt *Runtime) Receive(m *sip.Message) {
 func (rt *Runtime) overflow(m *sip.Message, isNew bool) {
 	rt.stats.Overload.Add(1)
 	if m.IsRequest() && m.Method() != sip.ACK && (m.Flow.Proto.Reliable() || isNew && rt.mayRefuse(m.At)) {
-		rt.opt.Sender.Send(sip.ResponseFlow(m), overloaded(m), 0)
+		rt.opt.Sender.Send(sip.ResponseFlow(m), sip.Overloaded(m), 0)
 	}
 	m.Release()
 }
@@ -444,12 +443,6 @@ func isNewWork(m *sip.Message) bool {
 		return !m.Has(sip.HdrSIPIfMatch)
 	}
 	return true
-}
-
-func overloaded(m *sip.Message) []byte {
-	b := sip.AppendResponse(nil, m, 503, "", sip.StatelessTag(m))
-	b = sip.AppendHeader(b, "Retry-After", retryJitter(5))
-	return sip.AppendBody(b, "", nil)
 }
 
 // incoming is a message in a mailbox, with the resource it is for when that
@@ -512,7 +505,7 @@ type shard struct {
 	batch    uint64   // number of the newest batch handed to the committer
 	durable  uint64
 	scratch  effects
-	random   randomSource
+	random   sip.Random
 	packed   packed
 	headBuf  []byte
 	bodyBuf  []byte

@@ -3,7 +3,6 @@ package dialog
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
 	"strconv"
@@ -235,14 +234,6 @@ func seconds(d time.Duration) string {
 	return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10)
 }
 
-// retryJitter is n to 2n seconds, so that refused clients do not return
-// together.
-func retryJitter(n int) string {
-	var b [1]byte
-	rand.Read(b[:])
-	return strconv.Itoa(n + int(b[0])%(n+1))
-}
-
 // Our tags are 56-bit numbers in hex: the shard, then 48 random bits.
 const (
 	idMask  = 1<<56 - 1
@@ -250,24 +241,7 @@ const (
 )
 
 func (sh *shard) newID() uint64 {
-	return uint64(sh.id)<<48 | binary.BigEndian.Uint64(sh.random.next(8))>>16
-}
-
-// randomSource asks the kernel once for many numbers.
-type randomSource struct {
-	buf  [256]byte
-	left []byte
-}
-
-// next gives n random bytes, which are valid until the next call.
-func (r *randomSource) next(n int) []byte {
-	if len(r.left) < n {
-		r.left = r.buf[:]
-		rand.Read(r.left)
-	}
-	b := r.left[:n]
-	r.left = r.left[n:]
-	return b
+	return uint64(sh.id)<<48 | binary.BigEndian.Uint64(sh.random.Next(8))>>16
 }
 
 func tagShard(id uint64) uint8 { return uint8(id >> 48) }
@@ -292,4 +266,4 @@ func parseTag(tag []byte) (uint64, bool) {
 }
 
 // newTag is a tag of no dialog. Its length differs from a dialog's.
-func (t *Turn) newTag() string { return hex.EncodeToString(t.sh.random.next(6)) }
+func (t *Turn) newTag() string { return hex.EncodeToString(t.sh.random.Next(6)) }

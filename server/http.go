@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -64,7 +63,7 @@ func (s *Server) Handler() http.Handler {
 func (s *Server) trusted(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a, err := netip.ParseAddrPort(r.RemoteAddr)
-		if err != nil || !a.Addr().IsLoopback() && !slices.ContainsFunc(s.set.trust, func(p netip.Prefix) bool { return p.Contains(a.Addr().Unmap()) }) {
+		if err != nil || !a.Addr().IsLoopback() && !s.trusts(a.Addr()) {
 			http.Error(w, "peer not trusted", http.StatusForbidden)
 			return
 		}

@@ -41,7 +41,7 @@ func (g *Guard) Received(m *Message, reply Sender) bool {
 		g.Log.Warn("request over the rate", "remote", m.Flow.Remote.String(), "method", m.Method().String(), "rejected", v == Reject, "suppressed", n)
 	}
 	if v == Reject && m.Method() != ACK {
-		reply.Send(ResponseFlow(m), tooMany(m), 0)
+		reply.Send(ResponseFlow(m), Overloaded(m), 0)
 	}
 	m.Release()
 	return false
@@ -68,10 +68,10 @@ func (g *Guard) Sent(f Flow, head, body []byte) {
 	g.Trace.Sent(f, head, body)
 }
 
-// tooMany is the refusal of a source that sends too much. Who is refused comes
-// back after 5 to 10 seconds, in which a bucket fills by half at least, and not
-// at the same time as the others.
-func tooMany(m *Message) []byte {
+// Overloaded is a refusal without state: 503 with Retry-After. Who is refused
+// comes back after 5 to 10 seconds, in which a source's bucket fills by half at
+// least, and not at the same time as the others.
+func Overloaded(m *Message) []byte {
 	b := AppendResponse(nil, m, 503, "", StatelessTag(m))
 	b = AppendHeader(b, "Retry-After", strconv.Itoa(5+rand.IntN(6)))
 	return AppendBody(b, "", nil)

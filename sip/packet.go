@@ -296,11 +296,11 @@ func (e *Endpoint) Unsent() int {
 // KernelDrops is the datagrams that the kernel threw away because a receive
 // buffer was full; 0 where it does not tell.
 func (e *Endpoint) KernelDrops() uint64 {
-	var n atomic.Uint64
+	var n uint64
 	for _, g := range e.groups() {
 		for _, s := range g.socks {
-			n.Add(s.drops())
+			n += s.drops()
 		}
 	}
-	return n.Load()
+	return n
 }

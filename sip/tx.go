@@ -2,7 +2,6 @@ package sip
 
 import (
 	"bytes"
-	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"hash/maphash"
@@ -100,8 +99,7 @@ type Transactions struct {
 	client []clientTx
 	cfree  []uint32
 
-	random    []byte // not used yet, of randomBuf
-	randomBuf [128]byte
+	random Random
 
 	live struct{ servers, clients int }
 }
@@ -472,12 +470,7 @@ func (t *Transactions) Open(user uint64) ClientID {
 	c := &t.client[i]
 	c.gen = (c.gen + 1) & 0xffffff
 	c.live, c.user = true, user
-	if len(t.random) < 4 {
-		t.random = t.randomBuf[:]
-		rand.Read(t.random)
-	}
-	c.nonce = binary.BigEndian.Uint32(t.random)
-	t.random = t.random[4:]
+	c.nonce = binary.BigEndian.Uint32(t.random.Next(4))
 	t.live.clients++
 	return ClientID(uint64(t.shard)<<56 | uint64(c.gen)<<32 | uint64(i+1))
 }
