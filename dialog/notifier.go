@@ -53,24 +53,64 @@ func (p notifierPhase) String() string {
 
 // Notifier is the machine of one subscription. Step is its only entry.
 type Notifier struct {
-	phase      notifierPhase
-	inFlight   bool
-	owed       bool // a NOTIFY must be sent
-	urgent     bool // ... without regard to the interval
-	full       bool // ... with full state
-	fetch      bool
-	resumed    bool  // after a restart: the first update is what the watcher has
-	failures   uint8 // NOTIFYs in a row that failed without ending the subscription
+	trouble   *trouble // what only few have
+	phase     notifierPhase
+	inFlight  bool
+	owed      bool // a NOTIFY must be sent
+	urgent    bool // ... without regard to the interval
+	full      bool // ... with full state
+	fetch     bool
+	resumed   bool   // after a restart: the first update is what the watcher has
+	failures  uint8  // NOTIFYs in a row that failed without ending the subscription
+	interval  uint32 // ms
+	cseq      uint32 // of the last NOTIFY
+	ceiling   uint32 // reserved in the store
+	offset    uint32 // cseq - offset is the body version
+	expires   moment
+	notBefore moment // next NOTIFY that nobody asked for
+}
+
+// trouble is the state of a subscription that ends, or whose flow is gone.
+type trouble struct {
 	reason     Reason
 	retryAfter time.Duration
-	interval   time.Duration
-	cseq       uint32 // of the last NOTIFY
-	ceiling    uint32 // reserved in the store
-	offset     uint32 // cseq - offset is the body version
-	expires    time.Time
-	notBefore  time.Time // next NOTIFY that nobody asked for
-	lostUntil  time.Time // the flow is gone; not zero: nothing is sent, and the subscription ends then
+	lostUntil  moment // not zero: nothing is sent, and the subscription ends then
 }
+
+// reason is why the subscription was terminated.
+func (n *Notifier) reason() Reason {
+	if n.trouble == nil {
+		return ""
+	}
+	return n.trouble.reason
+}
+
+func (n *Notifier) retryAfter() time.Duration {
+	if n.trouble == nil {
+		return 0
+	}
+	return n.trouble.retryAfter
+}
+
+// lostUntil is not zero while the flow is gone.
+func (n *Notifier) lostUntil() moment {
+	if n.trouble == nil {
+		return 0
+	}
+	return n.trouble.lostUntil
+}
+
+// pace is when the next NOTIFY may go that nobody asked for.
+func (n *Notifier) pace(now moment) moment {
+	return now.add(time.Duration(n.interval) * time.Millisecond)
+}
+
+// moment is nanoseconds on the monotonic clock of the runtime. Zero is never.
+type moment int64
+
+func (m moment) add(d time.Duration) moment { return m + moment(d) }
+
+func (m moment) sub(o moment) time.Duration { return time.Duration(m - o) }
 
 type eventKind uint8
 
@@ -114,7 +154,7 @@ const (
 type notifierEffect struct {
 	kind effectKind
 	err  *Error // of fxRespond; nil is 200
-	at   time.Time
+	at   moment
 	full bool // of fxNotify
 }
 
@@ -125,7 +165,7 @@ func (f *effects) add(k effectKind) { *f = append(*f, notifierEffect{kind: k}) }
 func (n *Notifier) become(p notifierPhase) { n.phase = p }
 
 // step applies one event and appends what must be done.
-func (n *Notifier) step(now time.Time, ev notifierEvent, fx *effects) {
+func (n *Notifier) step(now moment, ev notifierEvent, fx *effects) {
 	switch ev.kind {
 	case evSubscribe:
 		n.subscribe(now, ev, fx)
@@ -149,22 +189,22 @@ func (n *Notifier) step(now time.Time, ev notifierEvent, fx *effects) {
 	}
 }
 
-func (n *Notifier) subscribe(now time.Time, ev notifierEvent, fx *effects) {
+func (n *Notifier) subscribe(now moment, ev notifierEvent, fx *effects) {
 	switch n.phase {
 	case phaseInit:
 		n.become(phaseWaiting)
 		n.fetch = ev.expires == 0
 		n.offset = 1
-		n.expires = now.Add(ev.expires)
-		*fx = append(*fx, notifierEffect{kind: fxTimer, at: now.Add(sourceTimeout)})
+		n.expires = now.add(ev.expires)
+		*fx = append(*fx, notifierEffect{kind: fxTimer, at: now.add(sourceTimeout)})
 		fx.add(fxAttach)
 	case phaseWaiting:
 		*fx = append(*fx, notifierEffect{kind: fxRespond, err: &Error{Status: 500, Reason: "Earlier SUBSCRIBE Not Answered Yet", RetryAfter: time.Second}})
 	case phasePending, phaseActive:
 		fx.add(fxRespond)
-		n.lostUntil = time.Time{}
+		n.trouble = nil
 		n.owed, n.urgent, n.full = true, true, true
-		n.expires = now.Add(ev.expires)
+		n.expires = now.add(ev.expires)
 		if ev.expires == 0 {
 			n.terminate(Timeout, 0, fx)
 			fx.add(fxDetach)
@@ -180,14 +220,14 @@ func (n *Notifier) subscribe(now time.Time, ev notifierEvent, fx *effects) {
 // terminate ends the subscription; the last NOTIFY is still owed.
 func (n *Notifier) terminate(why Reason, retryAfter time.Duration, fx *effects) {
 	n.become(phaseTerminated)
-	n.reason, n.retryAfter = why, retryAfter
+	n.trouble = &trouble{reason: why, retryAfter: retryAfter, lostUntil: n.lostUntil()}
 	n.owed, n.urgent = true, true
 	if !n.fetch {
 		fx.add(fxForget)
 	}
 }
 
-func (n *Notifier) update(now time.Time, ev notifierEvent, fx *effects) {
+func (n *Notifier) update(now moment, ev notifierEvent, fx *effects) {
 	next := phaseActive
 	if ev.state == Pending || ev.state == Unknown {
 		next = phasePending
@@ -239,7 +279,7 @@ const flowGrace = 5 * time.Minute
 
 // lost takes back a NOTIFY for which there is no way, and waits for a SUBSCRIBE
 // over another flow.
-func (n *Notifier) lost(now time.Time, fx *effects) {
+func (n *Notifier) lost(now moment, fx *effects) {
 	if n.inFlight {
 		n.inFlight = false
 		n.cseq--
@@ -250,15 +290,15 @@ func (n *Notifier) lost(now time.Time, fx *effects) {
 		fx.add(fxRemove)
 		return
 	}
-	if n.lostUntil.IsZero() {
-		n.lostUntil = now.Add(flowGrace)
-		*fx = append(*fx, notifierEffect{kind: fxTimer, at: n.lostUntil})
+	if n.lostUntil() == 0 {
+		n.trouble = &trouble{lostUntil: now.add(flowGrace)}
+		*fx = append(*fx, notifierEffect{kind: fxTimer, at: n.trouble.lostUntil})
 	}
 }
 
-func (n *Notifier) timer(now time.Time, fx *effects) {
-	if !n.lostUntil.IsZero() && (n.phase == phasePending || n.phase == phaseActive) {
-		if end := earlier(n.lostUntil, n.expires); now.Before(end) {
+func (n *Notifier) timer(now moment, fx *effects) {
+	if n.lostUntil() != 0 && (n.phase == phasePending || n.phase == phaseActive) {
+		if end := min(n.lostUntil(), n.expires); now < end {
 			*fx = append(*fx, notifierEffect{kind: fxTimer, at: end})
 			return
 		}
@@ -276,11 +316,11 @@ func (n *Notifier) timer(now time.Time, fx *effects) {
 		n.become(phaseGone)
 		fx.add(fxRemove)
 	case phaseTerminated:
-		if n.owed && !n.inFlight && now.Before(n.notBefore) {
+		if n.owed && !n.inFlight && now < n.notBefore {
 			*fx = append(*fx, notifierEffect{kind: fxTimer, at: n.notBefore})
 		}
 	case phasePending, phaseActive:
-		if now.Before(n.expires) { // due to pacing, or set before a refresh
+		if now < n.expires { // due to pacing, or set before a refresh
 			*fx = append(*fx, notifierEffect{kind: fxTimer, at: n.expires})
 			return
 		}
@@ -300,7 +340,7 @@ func endsSubscription(status int) bool {
 	return false
 }
 
-func (n *Notifier) answer(now time.Time, ev notifierEvent, fx *effects) {
+func (n *Notifier) answer(now moment, ev notifierEvent, fx *effects) {
 	if !n.inFlight {
 		return
 	}
@@ -318,7 +358,7 @@ func (n *Notifier) answer(now time.Time, ev notifierEvent, fx *effects) {
 			n.again(now, ev.retryAfter, fx)
 		}
 	case n.failures > 0: // the peer is back, and a pause it asked for is over
-		n.failures, n.notBefore = 0, now.Add(n.interval)
+		n.failures, n.notBefore = 0, n.pace(now)
 	}
 	if last {
 		n.owed = false
@@ -328,7 +368,7 @@ func (n *Notifier) answer(now time.Time, ev notifierEvent, fx *effects) {
 }
 
 // again owes a NOTIFY with full state after a failure, with back-off.
-func (n *Notifier) again(now time.Time, wait time.Duration, fx *effects) {
+func (n *Notifier) again(now moment, wait time.Duration, fx *effects) {
 	n.failures = min(n.failures+1, 10)
 	if wait == 0 {
 		wait = min(time.Second<<(n.failures-1), 5*time.Minute)
@@ -336,13 +376,13 @@ func (n *Notifier) again(now time.Time, wait time.Duration, fx *effects) {
 	if n.phase == phaseTerminated { // kept for this NOTIFY only: not for as long as a peer likes
 		wait = min(wait, lastWait)
 	}
-	n.notBefore = now.Add(wait)
+	n.notBefore = now.add(wait)
 	n.owed, n.full, n.urgent = true, true, false
 	*fx = append(*fx, notifierEffect{kind: fxTimer, at: n.notBefore})
 }
 
 // unsent takes back a NOTIFY that did not reach the network, and its CSeq.
-func (n *Notifier) unsent(now time.Time, ev notifierEvent, fx *effects) {
+func (n *Notifier) unsent(now moment, ev notifierEvent, fx *effects) {
 	if !n.inFlight {
 		return
 	}
@@ -361,11 +401,11 @@ func (n *Notifier) unsent(now time.Time, ev notifierEvent, fx *effects) {
 }
 
 // flush sends the NOTIFY that is owed, if it may go now.
-func (n *Notifier) flush(now time.Time, fx *effects) {
+func (n *Notifier) flush(now moment, fx *effects) {
 	if !n.owed || n.inFlight || n.phase <= phaseWaiting || n.phase == phaseGone {
 		return
 	}
-	if !n.lostUntil.IsZero() {
+	if n.lostUntil() != 0 {
 		if n.phase == phaseTerminated { // nobody can be told
 			n.owed = false
 			n.become(phaseGone)
@@ -373,13 +413,13 @@ func (n *Notifier) flush(now time.Time, fx *effects) {
 		}
 		return
 	}
-	if n.phase != phaseTerminated && !now.Before(n.expires) { // the timer has a grain, and a restart takes time
+	if n.phase != phaseTerminated && now >= n.expires { // the timer has a grain, and a restart takes time
 		n.timer(now, fx)
 	}
 	if n.resumed && n.phase != phaseTerminated { // there is nothing to show yet
 		return
 	}
-	if !n.urgent && now.Before(n.notBefore) {
+	if !n.urgent && now < n.notBefore {
 		*fx = append(*fx, notifierEffect{kind: fxTimer, at: n.notBefore})
 		return
 	}
@@ -390,7 +430,7 @@ func (n *Notifier) flush(now time.Time, fx *effects) {
 	}
 	*fx = append(*fx, notifierEffect{kind: fxNotify, full: n.full})
 	if !n.urgent { // what somebody asked for does not delay the first change after it
-		n.notBefore = now.Add(n.interval)
+		n.notBefore = n.pace(now)
 	}
 	n.inFlight, n.owed, n.urgent, n.full = true, false, false, false
 }
@@ -408,16 +448,9 @@ func (n *Notifier) state() SubState {
 
 // restored brings a stored subscription back: it waits for its source, answers
 // nobody, and says nothing unless notify is set.
-func (n *Notifier) restored(now time.Time, row *SubscriptionRow, notify bool) {
+func (n *Notifier) restored(row *SubscriptionRow, expires moment, notify bool) {
 	n.phase = phaseActive
 	n.cseq, n.ceiling, n.offset = row.CSeqCeiling, row.CSeqCeiling, row.VersionOffset
-	n.expires = now.Add(time.UnixMilli(row.ExpiresMS).Sub(now)) // no longer depends on the wall clock
+	n.expires = expires
 	n.owed, n.full, n.resumed = notify, notify, true
-}
-
-func earlier(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
-	}
-	return a
 }

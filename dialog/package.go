@@ -87,6 +87,9 @@ func (r *Registry) Find(name string) *Package {
 	return nil
 }
 
+// number is where a package of the registry stands.
+func (r *Registry) number(p *Package) uint8 { return uint8(slices.Index(r.list, p)) }
+
 // AllowEvents is the value of Allow-Events: every package we notify (EV-03).
 func (r *Registry) AllowEvents() string { return r.names }
 

@@ -124,7 +124,7 @@ func (r *rig) empty() {
 	time.Sleep(sip.TimerJ + time.Second)
 	subs, uacs, servers, clients, sinks := 0, 0, 0, 0, 0
 	r.Each(func(t *Turn) {
-		subs += len(t.sh.subs)
+		subs += t.sh.subs.len()
 		uacs += len(t.sh.uacs)
 		s, c := t.sh.tx.Live()
 		servers += s
@@ -135,7 +135,7 @@ func (r *rig) empty() {
 		if len(t.sh.held) > 0 {
 			r.t.Errorf("shard %d holds %d messages", t.sh.id, len(t.sh.held))
 		}
-		if n := t.sh.wheel.Len(); n > 0 && len(t.sh.subs)+len(t.sh.uacs) == 0 {
+		if n := t.sh.wheel.Len(); n > 0 && t.sh.subs.len()+len(t.sh.uacs) == 0 {
 			r.t.Errorf("shard %d has %d timers", t.sh.id, n)
 		}
 	})

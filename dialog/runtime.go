@@ -110,6 +110,8 @@ type Login interface {
 // Runtime runs the shards.
 type Runtime struct {
 	opt    Options
+	base   time.Time // an hour before the first moment, so that this is not 0
+	shared *interner
 	shards [Shards]*shard
 	commit *committer
 	over   sync.WaitGroup
@@ -170,11 +172,12 @@ func New(opt Options) *Runtime {
 	rt := &Runtime{opt: opt, done: make(chan struct{}), work: make(chan func(), 1024), stopped: make(chan struct{})}
 	rt.running = make(chan struct{}, 2*runtime.GOMAXPROCS(0))
 	now := time.Now()
+	rt.base, rt.shared = now.Add(-time.Hour), newInterner()
 	for i := range rt.shards {
 		sh := &shard{
 			rt: rt, id: uint8(i), wake: make(chan struct{}, 1),
 			tx: sip.NewTransactions(uint8(i), opt.Sender, now), wheel: sip.NewWheel(now),
-			subs: make(map[uint64]*subscription), uacs: make(map[uint64]*remote),
+			uacs: make(map[uint64]*remote),
 		}
 		sh.tx.Stats = opt.Stats
 		sh.turn = &Turn{sh: sh}
@@ -253,12 +256,12 @@ func (rt *Runtime) quiesce(ctx context.Context) {
 	for {
 		var busy atomic.Int64
 		rt.each(func(t *Turn) {
-			for _, s := range t.sh.subs {
+			for s := range t.sh.subs.all() {
 				if s.n.owed && s.n.failures == 0 {
 					s.n.urgent = true
 					t.sh.touch(s)
 				}
-				if s.n.inFlight || s.n.owed && s.n.urgent && !s.n.resumed && s.n.lostUntil.IsZero() {
+				if s.n.inFlight || s.n.owed && s.n.urgent && !s.n.resumed && s.n.lostUntil() == 0 {
 					busy.Add(1)
 				}
 			}
@@ -286,16 +289,15 @@ func (rt *Runtime) flush(ctx context.Context) error {
 	var mu sync.Mutex
 	rt.each(func(t *Turn) {
 		t.sh.frozen = true
-		for _, s := range t.sh.subs {
+		for s := range t.sh.subs.all() {
 			if s.stored && (s.n.inFlight || s.n.owed) {
 				mu.Lock()
-				rt.unsettled = append(rt.unsettled, s.row.ID)
+				rt.unsettled = append(rt.unsettled, formatTag(s.id))
 				mu.Unlock()
 			}
 			if s.stored && !s.n.inFlight {
 				s.n.ceiling = s.n.cseq // exact: nothing will be sent any more
-				s.row.CSeqCeiling = s.n.cseq
-				t.persist(PutSubscription{Row: s.row})
+				t.persist(PutSubscription{Row: t.sh.row(t, s)})
 			}
 		}
 	})
@@ -494,27 +496,32 @@ type shard struct {
 	tx         *sip.Transactions
 	wheel      *sip.Wheel
 	components []Component
-	subs       map[uint64]*subscription
+	subs       table
+	gone       []*subscription // in this turn
+	arena      arena
 	uacs       map[uint64]*remote
 	turn       *Turn
 	dirty      []*subscription
 	frozen     bool // what is stored is final: nothing is sent any more
 
-	local    []Update // updates to sinks of this shard
-	held     []send   // sends that wait for commits
-	batch    uint64   // number of the newest batch handed to the committer
-	durable  uint64
-	scratch  effects
-	random   sip.Random
-	packed   packed
-	headBuf  []byte
-	bodyBuf  []byte
-	spare    mailboxSpare
-	taken    []incoming // from the mailbox
-	rest     []incoming // of taken, for the turns to come
-	handling *Request   // being handled
+	local   []Update // updates to sinks of this shard
+	held    []send   // sends that wait for commits
+	batch   uint64   // number of the newest batch handed to the committer
+	durable uint64
+	scratch effects
+	random  sip.Random
+	packed  packed
+	headBuf []byte
+	bodyBuf []byte
+	textBuf []byte
 
-	contact      string // our Contact at contactAt
+	spareMore []*more
+	spare     mailboxSpare
+	taken     []incoming // from the mailbox
+	rest      []incoming // of taken, for the turns to come
+	handling  *Request   // being handled
+
+	contact      []byte // our Contact at contactAt
 	contactAt    netip.AddrPort
 	contactProto sip.Proto
 }
@@ -585,7 +592,7 @@ func (sh *shard) work(now time.Time) (time.Time, bool) {
 	}
 
 	t := sh.turn
-	t.Now = now
+	t.Now, t.now = now, moment(now.Sub(sh.rt.base))
 	sh.release(now)
 	sh.tx.Advance(now, func(out sip.Outcome) { sh.guard(func() { sh.outcome(t, out, nil) }) })
 	sh.wheel.Advance(now, func(key uint64) { sh.guard(func() { sh.timer(t, key) }) })
@@ -604,6 +611,7 @@ func (sh *shard) work(now time.Time) (time.Time, bool) {
 		msgs[i] = incoming{}
 	}
 	sh.settle(t)
+	sh.bury()
 	sh.spare.calls, sh.spare.updates = calls, updates
 	if len(sh.rest) == 0 {
 		sh.spare.msgs, sh.rest = sh.taken, nil
@@ -770,7 +778,7 @@ func (sh *shard) timer(t *Turn, key uint64) {
 	id := key & idMask
 	switch c := uint8(key >> 56); c {
 	case notifierComponent:
-		if s := sh.subs[id]; s != nil {
+		if s := sh.subs.get(id); s != nil {
 			s.timer = 0
 			sh.step(t, s, notifierEvent{kind: evTimer})
 			sh.touch(s)
@@ -791,7 +799,7 @@ func (sh *shard) outcome(t *Turn, out sip.Outcome, cause error) {
 	id := out.User & idMask
 	switch uint8(out.User >> 56) {
 	case notifierComponent:
-		if s := sh.subs[id]; s != nil {
+		if s := sh.subs.get(id); s != nil {
 			if cause != nil {
 				sh.notifyUnsent(t, s, cause)
 			} else {

@@ -141,20 +141,30 @@ func parseState(s string) (SubState, error) {
 	return 0, fmt.Errorf("no state %q", s)
 }
 
-func since(t time.Time) string {
-	return strconv.FormatFloat(t.Sub(epoch).Seconds(), 'f', -1, 64) + "s"
+func since[T time.Time | moment](t T) string {
+	var d time.Duration
+	switch t := any(t).(type) {
+	case time.Time:
+		d = t.Sub(epoch)
+	case moment:
+		d = t.sub(start)
+	}
+	return strconv.FormatFloat(d.Seconds(), 'f', -1, 64) + "s"
 }
+
+// start is the moment at which scripts and walks begin.
+const start moment = 1
 
 // notifierScript plays the runtime's part for a Notifier: one timer, the
 // earliest that is wanted, and a flush after each event.
 type notifierScript struct {
 	n       Notifier
 	elapsed time.Duration
-	timer   time.Time // zero: none
+	timer   moment // zero: none
 	gone    bool
 }
 
-func (s *notifierScript) now() time.Time { return epoch.Add(s.elapsed) }
+func (s *notifierScript) now() moment { return start.add(s.elapsed) }
 
 func (s *notifierScript) do(out *bytes.Buffer, args []string) error {
 	cmd, args := args[0], args[1:]
@@ -165,7 +175,8 @@ func (s *notifierScript) do(out *bytes.Buffer, args []string) error {
 	var err error
 	switch cmd {
 	case "interval":
-		s.n.interval, err = time.ParseDuration(args[0])
+		d, err := time.ParseDuration(args[0])
+		s.n.interval = millis(d)
 		return err
 	case "cseq":
 		n, err := strconv.Atoi(args[0])
@@ -179,7 +190,7 @@ func (s *notifierScript) do(out *bytes.Buffer, args []string) error {
 		ceiling, _ := strconv.Atoi(args[0])
 		offset, _ := strconv.Atoi(args[1])
 		expires, err := parseSeconds(args[2])
-		s.n.restored(s.now(), &SubscriptionRow{CSeqCeiling: uint32(ceiling), VersionOffset: uint32(offset), ExpiresMS: s.now().Add(expires).UnixMilli()}, len(args) > 3)
+		s.n.restored(&SubscriptionRow{CSeqCeiling: uint32(ceiling), VersionOffset: uint32(offset)}, s.now().add(expires), len(args) > 3)
 		s.setTimer(s.n.expires)
 		s.state(out)
 		return err
@@ -219,17 +230,17 @@ func (s *notifierScript) do(out *bytes.Buffer, args []string) error {
 	return err
 }
 
-func (s *notifierScript) setTimer(at time.Time) {
-	if s.timer.IsZero() || at.Before(s.timer) {
+func (s *notifierScript) setTimer(at moment) {
+	if s.timer == 0 || at < s.timer {
 		s.timer = at
 	}
 }
 
 func (s *notifierScript) tick(out *bytes.Buffer, d time.Duration) {
 	end := s.elapsed + d
-	for !s.timer.IsZero() && !s.timer.After(epoch.Add(end)) {
-		s.elapsed = max(s.elapsed, s.timer.Sub(epoch))
-		s.timer = time.Time{}
+	for s.timer != 0 && s.timer <= start.add(end) {
+		s.elapsed = max(s.elapsed, s.timer.sub(start))
+		s.timer = 0
 		var b bytes.Buffer
 		s.step(&b, notifierEvent{kind: evTimer})
 		if b.Len() > 0 {
@@ -270,12 +281,12 @@ func (s *notifierScript) step(out *bytes.Buffer, ev notifierEvent) {
 		case fxNotify:
 			fmt.Fprintf(out, "\tNOTIFY %d %s", s.n.cseq, s.n.state())
 			if s.n.state() == Terminated {
-				fmt.Fprintf(out, ";reason=%s", s.n.reason)
-				if s.n.retryAfter > 0 {
-					fmt.Fprintf(out, ";retry-after=%s", seconds(s.n.retryAfter))
+				fmt.Fprintf(out, ";reason=%s", s.n.reason())
+				if s.n.retryAfter() > 0 {
+					fmt.Fprintf(out, ";retry-after=%s", seconds(s.n.retryAfter()))
 				}
 			} else {
-				fmt.Fprintf(out, ";expires=%s", seconds(s.n.expires.Sub(s.now())))
+				fmt.Fprintf(out, ";expires=%s", seconds(s.n.expires.sub(s.now())))
 			}
 			fmt.Fprintf(out, " version %d", s.n.cseq-s.n.offset)
 			if e.full {
@@ -285,7 +296,7 @@ func (s *notifierScript) step(out *bytes.Buffer, ev notifierEvent) {
 		case fxTimer:
 			s.setTimer(e.at)
 		case fxRemove:
-			s.timer, s.gone = time.Time{}, true
+			s.timer, s.gone = 0, true
 			out.WriteString("\tremove\n")
 		}
 	}
@@ -302,7 +313,7 @@ func (s *notifierScript) state(out *bytes.Buffer) {
 	if s.n.inFlight {
 		out.WriteString(", in flight")
 	}
-	if !s.timer.IsZero() {
+	if s.timer != 0 {
 		fmt.Fprintf(out, ", timer %s", since(s.timer))
 	}
 	out.WriteByte('\n')

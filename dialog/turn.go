@@ -15,6 +15,7 @@ import (
 // valid only inside the call it was given to.
 type Turn struct {
 	Now time.Time
+	now moment // the same
 	sh  *shard
 
 	sends      []send
@@ -31,6 +32,9 @@ type outbox struct {
 	calls   []func(*Turn)
 	updates []Update
 }
+
+// at is when a moment is on the wall clock.
+func (t *Turn) at(m moment) time.Time { return t.Now.Add(m.sub(t.now)) }
 
 // Shard is the number of the shard that is running.
 func (t *Turn) Shard() uint8 { return t.sh.id }
@@ -222,12 +226,9 @@ func orDash(err error) string {
 }
 
 // clip bounds what a peer can put into a log line.
-func clip(b []byte) string {
-	if len(b) > 120 {
-		b = b[:120]
-	}
-	return string(b)
-}
+func clip(b []byte) string { return string(clipped(b)) }
+
+func clipped(b []byte) []byte { return b[:min(len(b), 120)] }
 
 // seconds rounds up, so that nobody comes back too early.
 func seconds(d time.Duration) string {

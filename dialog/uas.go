@@ -15,35 +15,6 @@ import (
 	"rollcall/sip/body"
 )
 
-// subscription is a notifier-side dialog: the machine and what its messages
-// are made of.
-type subscription struct {
-	n       Notifier
-	id      uint64
-	pkg     *Package
-	row     SubscriptionRow
-	uri     string // the resource as the watcher wrote it
-	flow    sip.Flow
-	others  []sip.Flow    // where else the name of the next hop led
-	direct  bool          // NOTIFYs go to flow; otherwise by route set and remote target
-	found   bool          // ... whose name led to flow
-	seeking bool          // the next hop is being resolved
-	widened *carried      // by the NOTIFY in flight, which is too large for UDP and went to TCP
-	attempt *auth.Attempt // of the NOTIFY in flight, where we have credentials for anybody
-	lists   bool          // the watcher supports eventlist
-	stored  bool
-	dirty   bool
-	waiting bool // a NOTIFY was sent and has no answer yet
-	content Content
-	timer   sip.Timer
-	timerAt time.Time
-
-	// The SUBSCRIBE that waits for its answer.
-	req     *sip.Message
-	tx      sip.ServerID
-	granted time.Duration
-}
-
 // allow is the methods this server takes (CORE-01).
 const allow = "SUBSCRIBE, NOTIFY, PUBLISH, OPTIONS"
 
@@ -274,7 +245,7 @@ func (sh *shard) subscribe(t *Turn, r *Request) *Error {
 	if err != nil {
 		return err
 	}
-	if len(sh.subs) >= sh.rt.opt.MaxPerShard {
+	if sh.subs.len() >= sh.rt.opt.MaxPerShard {
 		sh.rt.stats.Overload.Add(1)
 		return &Error{Status: 503, Reason: "Too Many Subscriptions", RetryAfter: time.Minute}
 	}
@@ -285,69 +256,84 @@ func (sh *shard) subscribe(t *Turn, r *Request) *Error {
 	if err != nil {
 		return err
 	}
-	id := sh.newID()
+	s := sh.subs.add(sh.freshID())
 	_, eventID, _ := m.Event()
-	s := &subscription{
-		id: id, pkg: r.Package,
-		row: SubscriptionRow{
-			Shard: sh.id, Event: r.Package.Name, Resource: r.Resource, Watcher: r.Watcher.URI,
-			RemoteCSeq: m.CSeq(), VersionOffset: 1, CreatedMS: t.Now.UnixMilli(),
-		},
-		lists: hasToken(m, sip.HdrSupported, "eventlist") || hasToken(m, sip.HdrRequire, "eventlist"),
-	}
-	p := packer{buf: sh.headBuf[:0]}
-	var tag [tagSize]byte
-	p.add(&s.row.ID, appendTag(tag[:0], id))
-	p.add(&s.uri, m.RequestURI())
-	p.add(&s.row.EventID, eventID)
-	p.add(&s.row.CallID, m.CallID())
-	p.add(&s.row.LocalURI, m.To().URI)
-	p.add(&s.row.RemoteURI, m.From().URI)
-	p.add(&s.row.RemoteTag, m.From().Tag())
-	p.add(&s.row.RemoteTarget, target)
-	p.join(&s.row.RouteSet, m, sip.HdrRecordRoute)
-	p.join(&s.row.Accept, m, sip.HdrAccept)
-	p.add(&s.row.UserAgent, []byte(clip(m.Header(sip.HdrUserAgent))))
-	sh.headBuf = p.pack()
-	s.row.Encoding = encodingFor(m)
-	s.n.interval = r.Package.MinInterval
-	sh.setFlow(s, m)
-	sh.subs[id] = s
+	s.pkg, s.remoteCSeq, s.created = sh.rt.opt.Packages.number(r.Package), m.CSeq(), uint32(t.Now.Unix())
+	s.lists = hasToken(m, sip.HdrSupported, "eventlist") || hasToken(m, sip.HdrRequire, "eventlist")
+	sh.share(&s.resource, []byte(r.Resource))
+	sh.share(&s.watcher, []byte(r.Watcher.URI))
+	sh.share(&s.agent, clipped(m.Header(sip.HdrUserAgent)))
+	sh.headBuf = appendJoined(sh.headBuf[:0], m, sip.HdrRecordRoute)
+	sh.share(&s.routes, sh.headBuf)
+	sh.headBuf = appendJoined(sh.headBuf[:0], m, sip.HdrAccept)
+	sh.share(&s.accept, sh.headBuf)
+	sh.share(&s.encoding, []byte(encodingFor(m)))
+	sh.keep(s, &[texts][]byte{
+		txCallID: m.CallID(), txRemoteTag: m.From().Tag(), txTarget: target, txEventID: eventID,
+		txRemoteURI: unless(m.From().URI, r.Watcher.URI), txLocalURI: unless(m.To().URI, r.Resource), txURI: unless(m.RequestURI(), r.Resource),
+	})
+	s.n.interval = millis(r.Package.MinInterval)
+	s.n.offset = 1
+	sh.setFlow(s, m, target)
 	sh.rt.stats.Subscriptions.Add(1)
-	s.await(r, granted)
+	sh.await(s, r, granted)
 	sh.step(t, s, notifierEvent{kind: evSubscribe, expires: granted})
 	return nil
 }
 
+// freshID is an id that no subscription of the shard has.
+func (sh *shard) freshID() uint64 {
+	for {
+		if id := sh.newID(); sh.subs.get(id) == nil {
+			return id
+		}
+	}
+}
+
+// unless is the text, or nothing if it is the other one.
+func unless(text []byte, other string) []byte {
+	if string(text) == other {
+		return nil
+	}
+	return text
+}
+
+// millis is a duration as a machine keeps it.
+func millis(d time.Duration) uint32 { return uint32(min(max(d.Milliseconds(), 0), 1<<32-1)) }
+
 // await keeps the SUBSCRIBE until the machine answers it.
-func (s *subscription) await(r *Request, granted time.Duration) {
+func (sh *shard) await(s *subscription, r *Request, granted time.Duration) {
 	r.Keep()
-	s.req, s.tx, s.granted = r.Msg, r.Tx, granted
+	m := sh.extra(s)
+	m.req, m.tx, m.granted = r.Msg, r.Tx, granted
 }
 
 // resubscribe handles a SUBSCRIBE within a dialog.
 func (sh *shard) resubscribe(t *Turn, r *Request) *Error {
 	m := r.Msg
 	id, ok := parseTag(m.To().Tag())
-	s := sh.subs[id]
-	if !ok || s == nil || s.row.CallID != string(m.CallID()) || s.row.RemoteTag != string(m.From().Tag()) ||
-		s.n.phase == phaseTerminated || s.row.Watcher != r.Watcher.URI {
+	s := sh.subs.get(id)
+	if !ok || s == nil || s.n.phase == phaseTerminated {
 		return Refuse(481, "")
 	}
-	if _, eventID, _ := m.Event(); s.pkg != r.Package || s.row.EventID != string(eventID) {
+	o := sh.own(s)
+	if !bytes.Equal(o.t[txCallID], m.CallID()) || !bytes.Equal(o.t[txRemoteTag], m.From().Tag()) || o.watcher != r.Watcher.URI {
+		return Refuse(481, "")
+	}
+	if _, eventID, _ := m.Event(); sh.pkgOf(s) != r.Package || !bytes.Equal(o.t[txEventID], eventID) {
 		return Refuse(403, "Dialog Sharing Not Supported")
 	}
-	if m.CSeq() <= s.row.RemoteCSeq {
+	if m.CSeq() <= s.remoteCSeq {
 		return Refuse(500, "CSeq Out Of Order")
 	}
-	granted, err := t.Expires(m, s.pkg.DefaultExpires)
+	granted, err := t.Expires(m, r.Package.DefaultExpires)
 	if err == nil {
 		err = refuseBody(m)
 	}
 	if err != nil {
 		return err
 	}
-	if s.req != nil {
+	if s.more != nil && s.more.req != nil {
 		return &Error{Status: 500, Reason: "Earlier SUBSCRIBE Not Answered Yet", RetryAfter: time.Second}
 	}
 	if m.Has(sip.HdrContact) { // target refresh (CORE-13)
@@ -355,49 +341,18 @@ func (sh *shard) resubscribe(t *Turn, r *Request) *Error {
 		if err != nil {
 			return err
 		}
-		if s.row.RemoteTarget != string(target) {
-			s.row.RemoteTarget = string(target)
+		if !bytes.Equal(o.t[txTarget], target) {
+			o.t[txTarget] = target
+			sh.keep(s, &o.t)
+			o = sh.own(s)
 		}
 	}
-	s.row.RemoteCSeq, s.row.Encoding = m.CSeq(), encodingFor(m)
-	sh.setFlow(s, m)
-	s.await(r, granted)
+	s.remoteCSeq = m.CSeq()
+	sh.share(&s.encoding, []byte(encodingFor(m)))
+	sh.setFlow(s, m, o.t[txTarget])
+	sh.await(s, r, granted)
 	sh.step(t, s, notifierEvent{kind: evSubscribe, expires: granted})
 	return nil
-}
-
-// packer copies parts of a message into one string: a dialog keeps a dozen.
-type packer struct {
-	buf []byte
-	n   int
-	to  [12]*string
-	end [12]int
-}
-
-func (p *packer) add(to *string, v []byte) {
-	p.buf = append(p.buf, v...)
-	p.mark(to)
-}
-
-// join adds the values of a field, as joined does.
-func (p *packer) join(to *string, m *sip.Message, h sip.HeaderID) {
-	p.buf = appendJoined(p.buf, m, h)
-	p.mark(to)
-}
-
-func (p *packer) mark(to *string) {
-	p.to[p.n], p.end[p.n] = to, len(p.buf)
-	p.n++
-}
-
-// pack sets the strings and gives the buffer back.
-func (p *packer) pack() []byte {
-	all, start := string(p.buf), 0
-	for i := range p.n {
-		*p.to[i] = all[start:p.end[i]]
-		start = p.end[i]
-	}
-	return p.buf[:0]
 }
 
 func contactOf(m *sip.Message) ([]byte, *Error) {
@@ -442,8 +397,12 @@ func hasToken(m *sip.Message, h sip.HeaderID, token string) bool {
 // straight from a user agent that is behind its source address (it asked for
 // rport, or sent from its sent-by port), which works through NAT; otherwise
 // along the route set to the remote target (RFC 3261 section 12.2.1.1).
-func (sh *shard) setFlow(s *subscription, m *sip.Message) {
-	s.flow, s.others, s.direct, s.found = m.Flow, nil, true, false
+func (sh *shard) setFlow(s *subscription, m *sip.Message, target []byte) {
+	s.direct, s.found = true, false
+	if s.more != nil {
+		s.more.others = nil
+	}
+	sh.storeFlow(s, m.Flow)
 	vias := 0
 	for range m.Values(sip.HdrVia) {
 		vias++
@@ -454,23 +413,16 @@ func (sh *shard) setFlow(s *subscription, m *sip.Message) {
 		if port == 0 {
 			port = 5060
 		}
-		s.direct = s.row.RouteSet == "" && vias == 1 && (v.HasRPort || port == m.Flow.Remote.Port())
+		s.direct = s.routes == 0 && vias == 1 && (v.HasRPort || port == m.Flow.Remote.Port())
 	}
-	if sh.contact == "" || sh.contactAt != m.Flow.Local || sh.contactProto != m.Flow.Proto {
-		sh.contactAt, sh.contactProto, sh.contact = m.Flow.Local, m.Flow.Proto, contactFor(m.Flow, false)
+	if sh.contact == nil || sh.contactAt != m.Flow.Local || sh.contactProto != m.Flow.Proto {
+		sh.contactAt, sh.contactProto, sh.contact = m.Flow.Local, m.Flow.Proto, []byte(contactFor(m.Flow, false))
 	}
-	s.row.LocalContact = sh.contact
-	if isSIPS(string(m.RequestURI())) || isSIPS(s.nextHop()) {
-		s.row.LocalContact = contactFor(m.Flow, true)
+	contact := sh.contact
+	if isSIPS(m.RequestURI()) || s.routes == 0 && isSIPS(target) || s.routes != 0 && isSIPS(sh.nextHop(s)) {
+		contact = []byte(contactFor(m.Flow, true))
 	}
-}
-
-// storedFlow is a direct flow as a row keeps it.
-func (s *subscription) storedFlow() string {
-	if !s.direct {
-		return ""
-	}
-	return s.flow.Proto.String() + " " + s.flow.Local.String() + " " + s.flow.Remote.String()
+	sh.share(&s.contact, contact)
 }
 
 // contactFor is our Contact on a flow; secure asks for a sips URI where the
@@ -493,7 +445,9 @@ func contactFor(f sip.Flow, secure bool) string {
 	return c + ";transport=" + strings.ToLower(f.Proto.String())
 }
 
-func isSIPS(uri string) bool { return len(uri) > 5 && strings.EqualFold(uri[:5], "sips:") }
+func isSIPS[T string | []byte](uri T) bool {
+	return len(uri) > 5 && strings.EqualFold(string(uri[:5]), "sips:")
+}
 
 // goneConn is a connection number that no connection has any more.
 const goneConn = 1<<32 - 1
@@ -524,7 +478,7 @@ func (sh *shard) step(t *Turn, s *subscription, ev notifierEvent) {
 	fx := sh.scratch[:0]
 	sh.scratch = nil // effects may step another subscription
 	before := s.n.phase
-	s.n.step(t.Now, ev, &fx)
+	s.n.step(t.now, ev, &fx)
 	if before >= phaseTerminated && s.n.phase < before {
 		sh.rt.stats.Revived.Add(1)
 	}
@@ -535,6 +489,7 @@ func (sh *shard) step(t *Turn, s *subscription, ev notifierEvent) {
 	if ev.kind != evFlush {
 		sh.touch(s)
 	}
+	sh.slim(s)
 }
 
 // touch has the end of the turn look at a subscription.
@@ -550,29 +505,25 @@ func (sh *shard) effect(t *Turn, s *subscription, fx *notifierEffect) {
 	case fxRespond:
 		sh.answerSubscribe(t, s, fx.err)
 	case fxAttach:
-		t.Attach(s.interest(), s.ref(sh))
+		t.Attach(sh.interest(s), s.ref(sh))
 	case fxDetach:
-		t.Detach(s.interest(), s.ref(sh))
+		t.Detach(sh.interest(s), s.ref(sh))
 	case fxStore:
-		s.row.List = s.isList()
-		s.row.ExpiresMS = s.n.expires.UnixMilli()
-		s.row.CSeqCeiling, s.row.VersionOffset = s.n.ceiling, s.n.offset
 		s.stored = true
 		if t.stores() {
-			s.row.Flow = s.storedFlow()
-			t.persist(PutSubscription{Row: s.row})
+			t.persist(PutSubscription{Row: sh.row(t, s)})
 		}
 	case fxForget:
 		if s.stored {
 			s.stored = false
-			t.persist(DeleteSubscription{ID: s.row.ID})
+			t.persist(DeleteSubscription{ID: formatTag(s.id)})
 			if s.n.cseq >= s.n.ceiling { // the last NOTIFY has no ceiling any more to stay below
 				t.mustCommit = true
 			}
 		}
 	case fxCeiling:
 		if s.stored {
-			t.persist(SetCSeqCeiling{ID: s.row.ID, Ceiling: s.n.ceiling})
+			t.persist(SetCSeqCeiling{ID: formatTag(s.id), Ceiling: s.n.ceiling})
 			t.mustCommit = true
 		}
 	case fxNotify:
@@ -584,28 +535,27 @@ func (sh *shard) effect(t *Turn, s *subscription, fx *notifierEffect) {
 	case fxTimer:
 		sh.setTimer(t, s, fx.at)
 	case fxRemove:
-		t.CancelTimer(s.timer)
-		delete(sh.subs, s.id)
-		sh.rt.stats.Subscriptions.Add(-1)
+		sh.remove(t, s)
 	}
 }
 
 // setTimer keeps one timer per subscription: the earliest that is wanted. The
 // machine sets it again when it fires too early.
-func (sh *shard) setTimer(t *Turn, s *subscription, at time.Time) {
+func (sh *shard) setTimer(t *Turn, s *subscription, at moment) {
 	if s.timer != 0 {
-		if !at.Before(s.timerAt) {
+		if at >= s.timerAt {
 			return
 		}
 		t.CancelTimer(s.timer)
 	}
-	s.timer, s.timerAt = t.SetTimer(notifierComponent, s.id, at), at
+	s.timer, s.timerAt = t.SetTimer(notifierComponent, s.id, t.at(at)), at
 }
 
-func (s *subscription) interest() Interest {
+func (sh *shard) interest(s *subscription) Interest {
+	o := sh.own(s)
 	return Interest{
-		Package: s.pkg, Resource: s.row.Resource, URI: s.uri, Watcher: Identity{URI: s.row.Watcher},
-		Accept: s.row.Accept, EventList: s.lists, Resumed: s.n.resumed,
+		Package: sh.pkgOf(s), Resource: o.resource, URI: either(o.t[txURI], o.resource), Watcher: Identity{URI: o.watcher},
+		Accept: sh.rt.shared.text(s.accept), EventList: s.lists, Resumed: s.n.resumed,
 	}
 }
 
@@ -615,27 +565,27 @@ func (s *subscription) ref(sh *shard) SinkRef {
 
 // answerSubscribe sends the final response of the SUBSCRIBE that waits.
 func (sh *shard) answerSubscribe(t *Turn, s *subscription, err *Error) {
-	m := s.req
-	if m == nil {
+	if s.more == nil || s.more.req == nil {
 		return
 	}
-	s.req = nil
+	m, tx := s.more.req, s.more.tx
+	s.more.req = nil
 	defer m.Release()
 	if err != nil {
-		sh.refuse(t, m, s.tx, err)
+		sh.refuse(t, m, tx, err)
 		return
 	}
-	b := sip.AppendResponse(sh.headBuf[:0], m, 200, "OK", s.row.ID)
+	b := sip.AppendResponse(sh.headBuf[:0], m, 200, "OK", formatTag(s.id))
 	for v := range m.Headers(sip.HdrRecordRoute) {
 		b = sip.AppendHeader(b, "Record-Route", string(v))
 	}
-	b = appendContact(b, s.row.LocalContact)
-	b = sip.AppendHeader(b, "Expires", strconv.FormatInt(int64(s.granted/time.Second), 10))
+	b = appendContact(b, sh.rt.shared.text(s.contact))
+	b = sip.AppendHeader(b, "Expires", strconv.FormatInt(int64(s.more.granted/time.Second), 10))
 	if s.isList() {
 		b = append(b, "Require: eventlist\r\n"...)
 	}
 	b = sip.AppendHeader(b, "Allow-Events", sh.rt.opt.Packages.AllowEvents())
-	t.respond(s.tx, sip.AppendBody(b, "", nil))
+	t.respond(tx, sip.AppendBody(b, "", nil))
 }
 
 func appendContact(b []byte, uri string) []byte {
@@ -649,14 +599,14 @@ func appendContact(b []byte, uri string) []byte {
 // has had none yet, the row knows.
 func (s *subscription) isList() bool {
 	if s.content == nil {
-		return s.row.List
+		return s.list
 	}
 	l, ok := s.content.(interface{ EventList() bool })
 	return ok && l.EventList()
 }
 
 func (sh *shard) notifierUpdate(t *Turn, u Update) {
-	s := sh.subs[u.To.ID]
+	s := sh.subs.get(u.To.ID)
 	if s == nil {
 		return
 	}
@@ -671,8 +621,9 @@ func (sh *shard) notifierUpdate(t *Turn, u Update) {
 	case u.State != Terminated && !s.isList():
 		s.content = nil // nothing to show: no presence document while pending (PR-08)
 	}
-	if s.isList() && s.n.phase == phaseWaiting {
-		s.n.interval = sh.rt.opt.ListPace
+	s.list = s.isList()
+	if s.list && s.n.phase == phaseWaiting {
+		s.n.interval = millis(sh.rt.opt.ListPace)
 	}
 	sh.step(t, s, notifierEvent{kind: evUpdate, state: u.State, reason: u.Reason, retryAfter: u.RetryAfter, err: u.Err})
 }
@@ -705,21 +656,25 @@ func (sh *shard) sendNotify(t *Turn, s *subscription, flow sip.Flow, c carried, 
 	write := func() {
 		b := sh.appendNotify(sh.headBuf[:0], t, s, flow, client)
 		if l := sh.rt.opt.Login; l != nil {
-			if s.attempt == nil {
-				s.attempt = new(auth.Attempt)
+			x := sh.extra(s)
+			if x.attempt == nil {
+				x.attempt = new(auth.Attempt)
 			}
-			b = l.Append(b, domainOf(s.nextHop()), "NOTIFY", s.row.RemoteTarget, c.body, s.attempt)
+			b = l.Append(b, domainOf(sh.nextHop(s)), "NOTIFY", string(sh.own(s).t[txTarget]), c.body, x.attempt)
 		}
 		if c.coded {
-			b = sip.AppendHeader(b, "Content-Encoding", s.row.Encoding)
+			b = sip.AppendHeader(b, "Content-Encoding", sh.rt.shared.text(s.encoding))
 		}
 		sh.headBuf = sip.AppendBodyHead(b, c.ctype, len(c.body))
 	}
 	write()
-	s.widened = nil
-	if widen && len(sh.headBuf)+len(c.body) > largeRequest && flow.Proto == sip.UDP && (!s.direct || s.openTo(flow)) {
+	if s.more != nil {
+		s.more.widened = nil
+	}
+	if widen && len(sh.headBuf)+len(c.body) > largeRequest && flow.Proto == sip.UDP && (!s.direct || sh.openTo(s, flow)) {
 		if wide, ok := sh.widen(flow); ok {
-			s.widened, flow = &c, wide
+			wc := c
+			sh.extra(s).widened, flow = &wc, wide
 			write()
 		}
 	}
@@ -749,16 +704,16 @@ type packed struct {
 
 // encode compresses a body for a watcher that takes it.
 func (sh *shard) encode(s *subscription, b []byte) (out []byte, coded bool) {
-	if s.row.Encoding == "" || len(b) <= smallBody {
+	if s.encoding == 0 || len(b) <= smallBody {
 		return b, false
 	}
-	p := &sh.packed
-	if p.encoding != s.row.Encoding || len(p.from) != len(b) || &p.from[0] != &b[0] { // bodies do not change
-		c, err := body.Encode(s.row.Encoding, nil, b)
+	p, encoding := &sh.packed, sh.rt.shared.text(s.encoding)
+	if p.encoding != encoding || len(p.from) != len(b) || &p.from[0] != &b[0] { // bodies do not change
+		c, err := body.Encode(encoding, nil, b)
 		if err != nil {
 			return b, false
 		}
-		*p = packed{b, c, s.row.Encoding}
+		*p = packed{b, c, encoding}
 	}
 	if len(p.to) >= len(b) {
 		return b, false
@@ -782,8 +737,8 @@ func (sh *shard) widen(f sip.Flow) (sip.Flow, bool) {
 // openTo tells whether the watcher's Contact is the address its SUBSCRIBE came
 // from: nothing between us translates addresses, so a new connection to the
 // Contact reaches this watcher and nobody else.
-func (s *subscription) openTo(f sip.Flow) bool {
-	proto, addr, err := sip.LiteralHop(s.row.RemoteTarget)
+func (sh *shard) openTo(s *subscription, f sip.Flow) bool {
+	proto, addr, err := sip.LiteralHop(string(sh.own(s).t[txTarget]))
 	if err != nil || addr.Addr() != f.Remote.Addr() {
 		return false
 	}
@@ -800,9 +755,9 @@ func (s *subscription) openTo(f sip.Flow) bool {
 // up first, the NOTIFY is put back and sent when the answer is there.
 func (sh *shard) hop(t *Turn, s *subscription) (sip.Flow, bool) {
 	if s.direct || s.found {
-		return s.flow, true
+		return sh.flow(s), true
 	}
-	next := s.nextHop()
+	next := sh.nextHop(s)
 	flow, err := sh.flowTo(next)
 	if err == nil {
 		return flow, true
@@ -811,27 +766,30 @@ func (sh *shard) hop(t *Turn, s *subscription) (sip.Flow, bool) {
 		t.unsent(s, err)
 		return flow, false
 	}
-	if !s.seeking {
-		s.seeking = true
+	if x := sh.extra(s); !x.seeking {
+		x.seeking = true
 		id := s.id
 		var found []sip.Flow
 		var ferr error
 		ok := t.Async(func(ctx context.Context) { found, ferr = sh.rt.opt.Resolve(ctx, next) }, func(t *Turn) {
-			s := t.sh.subs[id]
+			sh := t.sh
+			s := sh.subs.get(id)
 			if s == nil {
 				return
 			}
-			s.seeking = false
+			x := sh.extra(s)
+			x.seeking = false
 			switch {
-			case s.direct || s.nextHop() != next: // a SUBSCRIBE came in between
+			case s.direct || sh.nextHop(s) != next: // a SUBSCRIBE came in between
 				ferr = nil
 			case ferr == nil:
-				s.flow, s.others, s.found = found[0], found[1:], true // until the next SUBSCRIBE or failure
+				s.found = true // until the next SUBSCRIBE or failure
+				x.flow, x.others, x.named = found[0], found[1:], true
 			}
-			t.sh.notifyUnsent(t, s, ferr)
+			sh.notifyUnsent(t, s, ferr)
 		})
 		if !ok {
-			s.seeking = false
+			x.seeking = false
 			t.unsent(s, errors.New("too many look-ups"))
 		}
 	}
@@ -839,11 +797,11 @@ func (sh *shard) hop(t *Turn, s *subscription) (sip.Flow, bool) {
 }
 
 // nextHop is the URI that decides where NOTIFYs go.
-func (s *subscription) nextHop() string {
-	if first, _ := routeSet(s.row.RouteSet); first != "" {
+func (sh *shard) nextHop(s *subscription) string {
+	if first, _ := routeSet(sh.rt.shared.text(s.routes)); first != "" {
 		return first
 	}
-	return s.row.RemoteTarget
+	return string(sh.own(s).t[txTarget])
 }
 
 // flowTo is the flow to a URI whose host is an address.
@@ -860,7 +818,7 @@ func (sh *shard) flowTo(uri string) (sip.Flow, error) {
 func (t *Turn) unsent(s *subscription, err error) {
 	id := s.id
 	t.sh.rt.Post(t.sh.id, func(t *Turn) {
-		if s := t.sh.subs[id]; s != nil {
+		if s := t.sh.subs.get(id); s != nil {
 			t.sh.notifyUnsent(t, s, err)
 		}
 	})
@@ -939,40 +897,47 @@ func (sh *shard) appendVia(b []byte, flow sip.Flow, client sip.ClientID) []byte 
 
 // appendNotify writes a NOTIFY up to its body.
 func (sh *shard) appendNotify(b []byte, t *Turn, s *subscription, flow sip.Flow, client sip.ClientID) []byte {
-	row := &s.row
-	b, route := appendStart(b, "NOTIFY", row.RemoteTarget, row.RouteSet)
+	o, routes := sh.own(s), sh.rt.shared.text(s.routes)
+	var route string
+	if routes == "" {
+		b = append(append(append(b, "NOTIFY "...), o.t[txTarget]...), " SIP/2.0\r\n"...)
+	} else {
+		b, route = appendStart(b, "NOTIFY", string(o.t[txTarget]), routes)
+	}
 	b = sh.appendVia(b, flow, client)
 	if route != "" {
 		b = sip.AppendHeader(b, "Route", route)
 	}
-	b = appendAddr(b, "From: <", row.LocalURI, row.ID)
-	b = appendAddr(b, "To: <", row.RemoteURI, row.RemoteTag)
-	b = sip.AppendHeader(b, "Call-ID", row.CallID)
-	b = append(b, "CSeq: "...)
+	b = appendEither(append(b, "From: <"...), o.t[txLocalURI], o.resource)
+	b = appendTag(append(b, ">;tag="...), s.id)
+	b = appendEither(append(b, "\r\nTo: <"...), o.t[txRemoteURI], o.watcher)
+	b = append(append(b, ">;tag="...), o.t[txRemoteTag]...)
+	b = append(append(b, "\r\nCall-ID: "...), o.t[txCallID]...)
+	b = append(b, "\r\nCSeq: "...)
 	b = strconv.AppendUint(b, uint64(s.n.cseq), 10)
 	b = append(b, " NOTIFY\r\n"...)
-	b = appendContact(b, row.LocalContact)
+	b = appendContact(b, sh.rt.shared.text(s.contact))
 	b = append(b, "Event: "...)
-	b = append(b, row.Event...)
-	if row.EventID != "" {
+	b = append(b, sh.pkgOf(s).Name...)
+	if len(o.t[txEventID]) > 0 {
 		b = append(b, ";id="...)
-		b = append(b, row.EventID...)
+		b = append(b, o.t[txEventID]...)
 	}
 	b = append(b, "\r\nSubscription-State: "...)
 	state := s.n.state()
 	b = append(b, state.String()...)
 	if state == Terminated {
-		if s.n.reason != "" {
+		if why := s.n.reason(); why != "" {
 			b = append(b, ";reason="...)
-			b = append(b, s.n.reason...)
+			b = append(b, why...)
 		}
-		if s.n.retryAfter > 0 {
+		if after := s.n.retryAfter(); after > 0 {
 			b = append(b, ";retry-after="...)
-			b = append(b, seconds(s.n.retryAfter)...)
+			b = append(b, seconds(after)...)
 		}
 	} else {
 		b = append(b, ";expires="...)
-		b = append(b, seconds(max(s.n.expires.Sub(t.Now), 0))...)
+		b = append(b, seconds(max(s.n.expires.sub(t.now), 0))...)
 	}
 	b = append(b, "\r\n"...)
 	if s.isList() {
@@ -985,7 +950,7 @@ func (sh *shard) appendNotify(b []byte, t *Turn, s *subscription, flow sip.Flow,
 // change any more: the transaction keeps it.
 func (sh *shard) render(t *Turn, s *subscription, full bool) (body []byte, contentType string) {
 	state := s.n.state()
-	if s.content == nil || !s.isList() && state == Terminated && s.n.reason != Timeout {
+	if s.content == nil || !s.isList() && state == Terminated && s.n.reason() != Timeout {
 		return nil, ""
 	}
 	if d, ok := s.content.(*Document); ok {
@@ -1018,7 +983,7 @@ func (sh *shard) response(t *Turn, m *sip.Message) {
 	id := out.User & idMask
 	switch uint8(out.User >> 56) {
 	case notifierComponent:
-		if s := sh.subs[id]; s != nil {
+		if s := sh.subs.get(id); s != nil {
 			sh.notifyAnswered(t, s, out.Status, m)
 		}
 	case subscriberComponent:
@@ -1043,18 +1008,23 @@ func retryAfter(m *sip.Message) time.Duration {
 func (sh *shard) notifyAnswered(t *Turn, s *subscription, status int, m *sip.Message) {
 	s.waiting = false
 	ev := notifierEvent{kind: evAnswer, status: status}
+	x := s.more
 	switch {
 	case status < 300:
 		sh.rt.stats.NotifyOK.Add(1)
-		s.attempt = nil
-	case s.attempt != nil && m != nil && sh.challenged(s.nextHop(), m, s.attempt):
+		if x != nil {
+			x.attempt, x.widened = nil, nil
+		}
+	case x != nil && x.attempt != nil && m != nil && sh.challenged(sh.nextHop(s), m, x.attempt):
 		ev.kind = evAgain
-	case s.found && sh.elsewhere(status, &s.flow, &s.others):
+	case s.found && sh.elsewhere(status, &x.flow, &x.others):
 		ev.kind = evAgain
 	default:
 		sh.notifyFailed(t, s, status, nil)
-		s.attempt = nil
-		s.found = false // look again (RFC 3263 section 4.3)
+		if x != nil {
+			x.attempt, x.widened = nil, nil
+		}
+		sh.lookAgain(s)
 		if m != nil {
 			ev.retryAfter = retryAfter(m)
 		}
@@ -1101,36 +1071,44 @@ func (sh *shard) notifyUnsent(t *Turn, s *subscription, err error) {
 	ev := notifierEvent{kind: evUnsent}
 	switch {
 	case err == nil:
-	case s.widened != nil: // the same over UDP
+	case s.widened() != nil: // the same over UDP
 		if flow, ok := sh.hop(t, s); ok {
 			s.waiting = true
-			sh.sendNotify(t, s, flow, *s.widened, false)
+			sh.sendNotify(t, s, flow, *s.widened(), false)
 			return
 		}
 		err = nil
-	case s.direct && s.flow.Proto.Reliable() && s.openTo(s.flow):
+	case s.direct && sh.flow(s).Proto.Reliable() && sh.openTo(s, sh.flow(s)):
 		s.direct = false
 		err = nil
-	case s.direct && s.flow.Proto.Reliable():
+	case s.direct && sh.flow(s).Proto.Reliable():
 		sh.notifyFailed(t, s, 503, err)
 		sh.step(t, s, notifierEvent{kind: evLost})
 		return
-	case s.found && sh.elsewhere(503, &s.flow, &s.others):
+	case s.found && sh.elsewhere(503, &s.more.flow, &s.more.others):
 		err = nil
 	}
 	if err != nil {
-		s.found = false
+		sh.lookAgain(s)
 		sh.notifyFailed(t, s, 503, err)
 		ev.err = &Error{Status: 503, Err: err}
 	}
 	sh.step(t, s, ev)
 }
 
+// lookAgain forgets where the name of the next hop led (RFC 3263 section 4.3).
+func (sh *shard) lookAgain(s *subscription) {
+	if s.found {
+		s.found = false
+		s.more.flow, s.more.others, s.more.named = sip.Flow{}, nil, false
+	}
+}
+
 func (sh *shard) notifyFailed(t *Turn, s *subscription, status int, err error) {
 	sh.rt.stats.NotifyFailed.Add(1)
 	if n, ok := sh.rt.failed.Allow(t.Now); ok {
-		sh.rt.opt.Log.Info("NOTIFY failed", "dialog", s.row.ID, "event", s.row.Event, "resource", s.row.Resource,
-			"watcher", s.row.Watcher, "status", status, "err", orDash(err), "suppressed", n)
+		sh.rt.opt.Log.Info("NOTIFY failed", "dialog", formatTag(s.id), "event", sh.pkgOf(s).Name, "resource", sh.rt.shared.text(s.resource),
+			"watcher", sh.rt.shared.text(s.watcher), "status", status, "err", orDash(err), "suppressed", n)
 	}
 }
 
@@ -1144,17 +1122,32 @@ func (rt *Runtime) Restore(row SubscriptionRow, notify bool) error {
 	}
 	rt.Post(tagShard(id), func(t *Turn) {
 		sh := t.sh
-		s := &subscription{id: id, pkg: pkg, row: row, uri: row.Resource, lists: row.List, stored: true}
-		s.n.restored(t.Now, &row, notify)
-		s.n.interval = pkg.MinInterval
-		if row.List {
-			s.n.interval = rt.opt.ListPace
+		if sh.subs.get(id) != nil {
+			return
 		}
-		s.flow, s.direct = parseFlow(row.Flow)
-		sh.subs[id] = s
+		s := sh.subs.add(id)
+		s.pkg, s.lists, s.list, s.stored = rt.opt.Packages.number(pkg), row.List, row.List, true
+		s.remoteCSeq, s.created = row.RemoteCSeq, uint32(row.CreatedMS/1000)
+		for y, text := range map[*sym]string{&s.resource: row.Resource, &s.watcher: row.Watcher, &s.routes: row.RouteSet, &s.accept: row.Accept,
+			&s.encoding: row.Encoding, &s.agent: row.UserAgent, &s.contact: row.LocalContact} {
+			sh.share(y, []byte(text))
+		}
+		sh.keep(s, &[texts][]byte{
+			txCallID: []byte(row.CallID), txRemoteTag: []byte(row.RemoteTag), txTarget: []byte(row.RemoteTarget), txEventID: []byte(row.EventID),
+			txRemoteURI: unless([]byte(row.RemoteURI), row.Watcher), txLocalURI: unless([]byte(row.LocalURI), row.Resource),
+		})
+		s.n.restored(&row, t.now.add(time.UnixMilli(row.ExpiresMS).Sub(t.Now)), notify) // no longer depends on the wall clock
+		s.n.interval = millis(pkg.MinInterval)
+		if row.List {
+			s.n.interval = millis(rt.opt.ListPace)
+		}
+		var flow sip.Flow
+		if flow, s.direct = parseFlow(row.Flow); s.direct {
+			sh.storeFlow(s, flow)
+		}
 		rt.stats.Subscriptions.Add(1)
 		sh.setTimer(t, s, s.n.expires)
-		t.Attach(s.interest(), s.ref(sh))
+		t.Attach(sh.interest(s), s.ref(sh))
 	})
 	return nil
 }
@@ -1176,12 +1169,14 @@ type SubscriptionInfo struct {
 
 // Subscriptions lists the subscriptions of the running shard.
 func (t *Turn) Subscriptions() []SubscriptionInfo {
-	out := make([]SubscriptionInfo, 0, len(t.sh.subs))
-	for _, s := range t.sh.subs {
+	sh := t.sh
+	out := make([]SubscriptionInfo, 0, sh.subs.len())
+	for s := range sh.subs.all() {
+		o := sh.own(s)
 		out = append(out, SubscriptionInfo{
-			Dialog: s.row.ID, Event: s.row.Event, Resource: s.row.Resource, Watcher: s.row.Watcher,
-			State: s.n.phase.String(), Target: s.row.RemoteTarget, CallID: s.row.CallID, CSeq: s.n.cseq, InFlight: s.n.inFlight,
-			Expires: s.n.expires.UTC(), Agent: s.row.UserAgent,
+			Dialog: formatTag(s.id), Event: sh.pkgOf(s).Name, Resource: o.resource, Watcher: o.watcher,
+			State: s.n.phase.String(), Target: string(o.t[txTarget]), CallID: string(o.t[txCallID]), CSeq: s.n.cseq, InFlight: s.n.inFlight,
+			Expires: t.at(s.n.expires).UTC(), Agent: sh.rt.shared.text(s.agent),
 		})
 	}
 	slices.SortFunc(out, func(a, b SubscriptionInfo) int { return strings.Compare(a.Dialog, b.Dialog) })

@@ -28,7 +28,7 @@ func TestNotifierWalk(t *testing.T) {
 	for seed := range uint64(3000) {
 		rng := rand.New(rand.NewPCG(seed, 2))
 		w := &notifierWalk{t: t, seed: seed, attached: false}
-		w.n.interval = time.Duration(rng.IntN(3)) * time.Second
+		w.n.interval = uint32(rng.IntN(3)) * 1000
 		if rng.IntN(4) == 0 {
 			w.n.cseq = uint32(rng.IntN(600)) // as if after many NOTIFYs; also above the first ceiling
 			w.left = w.n.cseq
@@ -87,7 +87,7 @@ func TestNotifierWalk(t *testing.T) {
 				w.advance(time.Minute)
 			}
 		}
-		if w.n.phase != phaseGone || w.attached || w.stored || !w.timer.IsZero() {
+		if w.n.phase != phaseGone || w.attached || w.stored || w.timer != 0 {
 			w.fail("left alone it does not end: %s, attached %v, stored %v", w.n.phase, w.attached, w.stored)
 		}
 		if t.Failed() {
@@ -104,7 +104,7 @@ type notifierWalk struct {
 	seed    uint64
 	n       Notifier
 	now     time.Duration
-	timer   time.Time
+	timer   moment
 	log     []string
 	left    uint32 // CSeq of the last NOTIFY that left
 	took    bool   // it came back unsent
@@ -117,26 +117,27 @@ func (w *notifierWalk) fail(format string, args ...any) {
 	w.t.Errorf("seed %d: %s\n%s", w.seed, fmt.Sprintf(format, args...), strings.Join(w.log[max(0, len(w.log)-25):], "\n"))
 }
 
-func (w *notifierWalk) at() time.Time { return epoch.Add(w.now) }
+func (w *notifierWalk) at() moment { return start.add(w.now) }
 
 func (w *notifierWalk) restore(rng *rand.Rand) {
-	row := &SubscriptionRow{CSeqCeiling: 300, VersionOffset: 1, ExpiresMS: w.at().Add(time.Duration(rng.IntN(200)) * time.Second).UnixMilli()}
+	row := &SubscriptionRow{CSeqCeiling: 300, VersionOffset: 1}
+	expires := w.at().add(time.Duration(rng.IntN(200)) * time.Second)
 	interval := w.n.interval
 	w.n = Notifier{interval: interval}
-	w.n.restored(w.at(), row, rng.IntN(2) == 0)
+	w.n.restored(row, expires, rng.IntN(2) == 0)
 	w.left, w.ceiling, w.attached, w.stored = 300, 300, true, true
 	w.timer = w.n.expires
 }
 
 func (w *notifierWalk) advance(d time.Duration) {
 	end := w.now + d
-	for i := 0; !w.timer.IsZero() && !w.timer.After(epoch.Add(end)) && w.n.phase != phaseGone; i++ {
+	for i := 0; w.timer != 0 && w.timer <= start.add(end) && w.n.phase != phaseGone; i++ {
 		if i > 1000 {
 			w.fail("the timer fires again and again at %v", w.now)
 			return
 		}
-		w.now = max(w.now, w.timer.Sub(epoch))
-		w.timer = time.Time{}
+		w.now = max(w.now, w.timer.sub(start))
+		w.timer = 0
 		w.event(notifierEvent{kind: evTimer})
 	}
 	w.now = end
@@ -184,15 +185,15 @@ func (w *notifierWalk) event(ev notifierEvent) {
 			w.fail("gone without being removed")
 		}
 	case w.n.phase == phaseTerminated:
-		if w.timer.IsZero() && !w.n.inFlight {
+		if w.timer == 0 && !w.n.inFlight {
 			w.fail("terminated, and nothing will ever happen")
 		}
-	case w.timer.IsZero():
+	case w.timer == 0:
 		w.fail("no timer in %s", w.n.phase)
-	case w.n.phase != phaseWaiting && w.timer.After(w.n.expires):
+	case w.n.phase != phaseWaiting && w.timer > w.n.expires:
 		w.fail("the timer, %v, is after the expiry, %v", w.timer, w.n.expires)
 	}
-	if w.n.owed && !w.n.inFlight && !w.n.resumed && w.n.phase != phaseGone && (w.timer.IsZero() || w.timer.After(w.n.notBefore)) && w.n.phase > phaseWaiting {
+	if w.n.owed && !w.n.inFlight && !w.n.resumed && w.n.phase != phaseGone && (w.timer == 0 || w.timer > w.n.notBefore) && w.n.phase > phaseWaiting {
 		w.fail("a NOTIFY is owed and no timer set for it")
 	}
 	if (w.n.phase == phasePending || w.n.phase == phaseActive) != w.attached {
@@ -257,11 +258,11 @@ func (w *notifierWalk) effect(e notifierEffect, inFlight *bool) {
 		}
 		w.left, w.took = w.n.cseq, false
 	case fxTimer:
-		if w.timer.IsZero() || e.at.Before(w.timer) {
+		if w.timer == 0 || e.at < w.timer {
 			w.timer = e.at
 		}
 	case fxRemove:
-		w.gone, w.timer = true, time.Time{}
+		w.gone, w.timer = true, 0
 	}
 }
 
