@@ -60,7 +60,7 @@ type Notifier struct {
 	urgent    bool // ... without regard to the interval
 	full      bool // ... with full state
 	fetch     bool
-	resumed   bool   // after a restart: the first update is what the watcher has
+	recovery  recovery
 	failures  uint8  // NOTIFYs in a row that failed without ending the subscription
 	interval  uint32 // ms
 	cseq      uint32 // of the last NOTIFY
@@ -69,6 +69,15 @@ type Notifier struct {
 	expires   moment
 	notBefore moment // next NOTIFY that nobody asked for
 }
+
+// recovery is how far a subscription has got after a restart.
+type recovery uint8
+
+const (
+	settled recovery = iota
+	silent           // nothing was heard of the source yet; the first update is what the watcher has
+	spread           // ... or may not have: a NOTIFY is owed, at a time drawn so that not all go at once
+)
 
 // trouble is the state of a subscription that ends, or whose flow is gone.
 type trouble struct {
@@ -260,10 +269,16 @@ func (n *Notifier) update(now moment, ev notifierEvent, fx *effects) {
 			n.terminate(ev.reason, ev.retryAfter, fx)
 			return
 		}
-		if n.resumed {
-			n.resumed = false
+		if n.recovery == silent {
+			n.recovery = settled
+			if n.owed {
+				n.recovery = spread
+			}
 			n.become(next)
 			return
+		}
+		if n.recovery == spread { // now it is a change
+			n.recovery, n.notBefore = settled, 0
 		}
 		if next != n.phase { // a change of authorization is not paced (RC-03)
 			n.urgent = true
@@ -416,7 +431,7 @@ func (n *Notifier) flush(now moment, fx *effects) {
 	if n.phase != phaseTerminated && now >= n.expires { // the timer has a grain, and a restart takes time
 		n.timer(now, fx)
 	}
-	if n.resumed && n.phase != phaseTerminated { // there is nothing to show yet
+	if n.recovery == silent && n.phase != phaseTerminated { // there is nothing to show yet
 		return
 	}
 	if !n.urgent && now < n.notBefore {
@@ -432,6 +447,9 @@ func (n *Notifier) flush(now moment, fx *effects) {
 	if !n.urgent { // what somebody asked for does not delay the first change after it
 		n.notBefore = n.pace(now)
 	}
+	if n.recovery == spread {
+		n.recovery = settled
+	}
 	n.inFlight, n.owed, n.urgent, n.full = true, false, false, false
 }
 
@@ -446,11 +464,11 @@ func (n *Notifier) state() SubState {
 	return Pending
 }
 
-// restored brings a stored subscription back: it waits for its source, answers
-// nobody, and says nothing unless notify is set.
-func (n *Notifier) restored(row *SubscriptionRow, expires moment, notify bool) {
+// restored brings a stored subscription back: it waits for its source and
+// answers nobody. If notify is not zero, the watcher is owed a NOTIFY then.
+func (n *Notifier) restored(row *SubscriptionRow, expires, notify moment) {
 	n.phase = phaseActive
 	n.cseq, n.ceiling, n.offset = row.CSeqCeiling, row.CSeqCeiling, row.VersionOffset
-	n.expires = expires
-	n.owed, n.full, n.resumed = notify, notify, true
+	n.expires, n.notBefore = expires, notify
+	n.owed, n.full, n.recovery = notify != 0, notify != 0, silent
 }

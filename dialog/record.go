@@ -31,6 +31,7 @@ type subscription struct {
 	slot       uint32
 	created    uint32 // Unix seconds
 	remoteCSeq uint32
+	sent       uint32 // CSeq of the last NOTIFY that was handed to the network
 	port       uint16
 	pkg        uint8 // index in the registry
 	v4         bool  // remote is an IPv4 address

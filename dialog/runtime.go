@@ -90,10 +90,13 @@ type Options struct {
 	// Unreachable is told of a flow on which a request failed; may be nil.
 	Unreachable func(f sip.Flow)
 
-	MinExpires  time.Duration // shorter SUBSCRIBEs and PUBLISHes get 423; default 60 s
-	MaxExpires  time.Duration // longer ones are shortened; default 2 h
-	ListPace    time.Duration // shortest gap between two NOTIFYs of a list subscription
-	MaxPerShard int           // subscriptions per shard, default 1<<20; beyond it 503
+	MinExpires time.Duration // shorter SUBSCRIBEs and PUBLISHes get 423; default 60 s
+	MaxExpires time.Duration // longer ones are shortened; default 2 h
+	// ExpiresJitter takes up to that many per cent, at random, off the expiry that
+	// is granted to a SUBSCRIBE, so that refreshes spread; never below MinExpires.
+	ExpiresJitter int
+	ListPace      time.Duration // shortest gap between two NOTIFYs of a list subscription
+	MaxPerShard   int           // subscriptions per shard, default 1<<20; beyond it 503
 }
 
 // Login is the credentials for our own requests (RFC 3261 section 22.2;
@@ -153,6 +156,8 @@ type Stats struct {
 	Panics        atomic.Uint64
 	TwoInFlight   atomic.Uint64
 	Revived       atomic.Uint64
+	Repeated      atomic.Uint64 // NOTIFYs whose CSeq, and so version, was not above the last
+	Orphans       atomic.Uint64 // timers of nothing
 }
 
 // New makes a Runtime; Start runs it.
@@ -261,7 +266,7 @@ func (rt *Runtime) quiesce(ctx context.Context) {
 					s.n.urgent = true
 					t.sh.touch(s)
 				}
-				if s.n.inFlight || s.n.owed && s.n.urgent && !s.n.resumed && s.n.lostUntil() == 0 {
+				if s.n.inFlight || s.n.owed && s.n.urgent && s.n.recovery != silent && s.n.lostUntil() == 0 {
 					busy.Add(1)
 				}
 			}
@@ -782,11 +787,15 @@ func (sh *shard) timer(t *Turn, key uint64) {
 			s.timer = 0
 			sh.step(t, s, notifierEvent{kind: evTimer})
 			sh.touch(s)
+		} else {
+			sh.rt.stats.Orphans.Add(1)
 		}
 	case subscriberComponent:
 		if r := sh.uacs[id]; r != nil {
 			r.timer = 0
 			sh.stepRemote(t, r, subscriberEvent{kind: suTimer})
+		} else {
+			sh.rt.stats.Orphans.Add(1)
 		}
 	default:
 		sh.components[c].Timer(t, id)

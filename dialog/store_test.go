@@ -258,7 +258,7 @@ func restart(t *testing.T, r *rig, kill bool, change func(*Options)) *rig {
 	next.wire.cseq, next.wire.last, next.wire.jump = r.wire.cseq, r.wire.last, true
 	next.src.state = r.src.state
 	for _, row := range slices.Collect(maps.Values(store.rows)) {
-		if err := next.Restore(row, kill); err != nil {
+		if err := restore(next, row, kill); err != nil {
 			t.Error(err)
 		}
 	}
@@ -579,7 +579,7 @@ func TestRestore(t *testing.T) {
 					c.change(&row)
 				}
 				r.store.rows[row.ID] = row
-				if err := r.Restore(row, true); err != nil {
+				if err := restore(r, row, true); err != nil {
 					t.Fatal(err)
 				}
 				time.Sleep(10 * time.Millisecond)
@@ -605,7 +605,7 @@ func TestRestore(t *testing.T) {
 		for name, change := range map[string]func(*SubscriptionRow){"package": func(r *SubscriptionRow) { r.Event = "conference" }, "id": func(r *SubscriptionRow) { r.ID = "x" }} {
 			row := row
 			change(&row)
-			if r.Restore(row, false) == nil {
+			if restore(r, row, false) == nil {
 				t.Errorf("restored with a bad %s", name)
 			}
 		}
@@ -652,7 +652,7 @@ func TestRestoredList(t *testing.T) {
 		row := r.store.row(t)
 		next := newRig(t, r.net, serverAddr, func(o *Options) { o.Store = r.store })
 		next.src.silent = true
-		next.Restore(row, false)
+		restore(next, row, false)
 		settle()
 		m := c.subscribe(200, "Supported: eventlist")
 		wantHeader(t, m, sip.HdrRequire, "eventlist")
@@ -689,4 +689,10 @@ func TestSubscriptionInfo(t *testing.T) {
 			}
 		})
 	})
+}
+
+func restore(r *rig, row SubscriptionRow, notify bool) error {
+	rec := r.Recover(0)
+	defer rec.Done()
+	return rec.Add(row, notify)
 }

@@ -23,7 +23,7 @@ var epoch = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 // Commands to the notifier machine: interval D; subscribe SECONDS;
 // update STATE [REASON] [retry-after D] [error STATUS]; answer STATUS
 // [retry-after D]; unsent; unsent error; tick D; cseq N (as if that many
-// NOTIFYs were sent); restore CEILING OFFSET EXPIRES [notify].
+// NOTIFYs were sent); restore CEILING OFFSET EXPIRES [notify|notify+SECONDS].
 //
 // Commands to the subscriber machine: start SECONDS; answer STATUS
 // [expires SECONDS] [min-expires SECONDS] [retry-after D]; notify STATE
@@ -185,12 +185,17 @@ func (s *notifierScript) do(out *bytes.Buffer, args []string) error {
 		return err
 	case "restore":
 		if len(args) < 3 {
-			return fmt.Errorf("restore CEILING OFFSET EXPIRES [notify]")
+			return fmt.Errorf("restore CEILING OFFSET EXPIRES [notify|notify+SECONDS]")
 		}
 		ceiling, _ := strconv.Atoi(args[0])
 		offset, _ := strconv.Atoi(args[1])
 		expires, err := parseSeconds(args[2])
-		s.n.restored(&SubscriptionRow{CSeqCeiling: uint32(ceiling), VersionOffset: uint32(offset)}, s.now().add(expires), len(args) > 3)
+		var notify moment
+		if len(args) > 3 {
+			wait, _ := parseSeconds(strings.TrimPrefix(args[3], "notify+"))
+			notify = s.now().add(wait)
+		}
+		s.n.restored(&SubscriptionRow{CSeqCeiling: uint32(ceiling), VersionOffset: uint32(offset)}, s.now().add(expires), notify)
 		s.setTimer(s.n.expires)
 		s.state(out)
 		return err
@@ -304,7 +309,7 @@ func (s *notifierScript) step(out *bytes.Buffer, ev notifierEvent) {
 
 func (s *notifierScript) state(out *bytes.Buffer) {
 	fmt.Fprintf(out, "\t= %s", s.n.phase)
-	if s.n.resumed {
+	if s.n.recovery == silent {
 		out.WriteString(", source silent")
 	}
 	if s.n.owed {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -276,9 +277,18 @@ func (sh *shard) subscribe(t *Turn, r *Request) *Error {
 	s.n.offset = 1
 	sh.setFlow(s, m, target)
 	sh.rt.stats.Subscriptions.Add(1)
+	granted = sh.jitter(granted)
 	sh.await(s, r, granted)
 	sh.step(t, s, notifierEvent{kind: evSubscribe, expires: granted})
 	return nil
+}
+
+// jitter takes something off a granted expiry.
+func (sh *shard) jitter(granted time.Duration) time.Duration {
+	if most := min(granted*time.Duration(sh.rt.opt.ExpiresJitter)/100, granted-sh.rt.opt.MinExpires); most >= time.Second {
+		granted -= rand.N(most/time.Second+1) * time.Second
+	}
+	return granted
 }
 
 // freshID is an id that no subscription of the shard has.
@@ -350,6 +360,7 @@ func (sh *shard) resubscribe(t *Turn, r *Request) *Error {
 	s.remoteCSeq = m.CSeq()
 	sh.share(&s.encoding, []byte(encodingFor(m)))
 	sh.setFlow(s, m, o.t[txTarget])
+	granted = sh.jitter(granted)
 	sh.await(s, r, granted)
 	sh.step(t, s, notifierEvent{kind: evSubscribe, expires: granted})
 	return nil
@@ -555,7 +566,7 @@ func (sh *shard) interest(s *subscription) Interest {
 	o := sh.own(s)
 	return Interest{
 		Package: sh.pkgOf(s), Resource: o.resource, URI: either(o.t[txURI], o.resource), Watcher: Identity{URI: o.watcher},
-		Accept: sh.rt.shared.text(s.accept), EventList: s.lists, Resumed: s.n.resumed,
+		Accept: sh.rt.shared.text(s.accept), EventList: s.lists, Resumed: s.n.recovery == silent,
 	}
 }
 
@@ -638,6 +649,10 @@ func (sh *shard) notify(t *Turn, s *subscription, full bool) {
 	c.body, c.ctype = sh.render(t, s, full)
 	c.body, c.coded = sh.encode(s, c.body)
 	sh.rt.stats.Notifies.Add(1)
+	if s.n.cseq <= s.sent {
+		sh.rt.stats.Repeated.Add(1)
+	}
+	s.sent = s.n.cseq
 	sh.sendNotify(t, s, flow, c, true)
 }
 
@@ -1068,12 +1083,13 @@ func (sh *shard) elsewhere(status int, flow *sip.Flow, others *[]sip.Flow) bool 
 // watcher that can be reached at its Contact.
 func (sh *shard) notifyUnsent(t *Turn, s *subscription, err error) {
 	s.waiting = false
+	s.sent = min(s.sent, s.n.cseq-1)
 	ev := notifierEvent{kind: evUnsent}
 	switch {
 	case err == nil:
 	case s.widened() != nil: // the same over UDP
 		if flow, ok := sh.hop(t, s); ok {
-			s.waiting = true
+			s.waiting, s.sent = true, s.n.cseq
 			sh.sendNotify(t, s, flow, *s.widened(), false)
 			return
 		}
@@ -1110,46 +1126,6 @@ func (sh *shard) notifyFailed(t *Turn, s *subscription, status int, err error) {
 		sh.rt.opt.Log.Info("NOTIFY failed", "dialog", formatTag(s.id), "event", sh.pkgOf(s).Name, "resource", sh.rt.shared.text(s.resource),
 			"watcher", sh.rt.shared.text(s.watcher), "status", status, "err", orDash(err), "suppressed", n)
 	}
-}
-
-// Restore brings a stored subscription back after a restart. notify asks for a
-// NOTIFY with full state, for when it is not known what was sent last.
-func (rt *Runtime) Restore(row SubscriptionRow, notify bool) error {
-	pkg := rt.opt.Packages.Find(row.Event)
-	id, ok := parseTag([]byte(row.ID))
-	if pkg == nil || !ok {
-		return errors.New("stored subscription " + row.ID + ": unknown package or bad id")
-	}
-	rt.Post(tagShard(id), func(t *Turn) {
-		sh := t.sh
-		if sh.subs.get(id) != nil {
-			return
-		}
-		s := sh.subs.add(id)
-		s.pkg, s.lists, s.list, s.stored = rt.opt.Packages.number(pkg), row.List, row.List, true
-		s.remoteCSeq, s.created = row.RemoteCSeq, uint32(row.CreatedMS/1000)
-		for y, text := range map[*sym]string{&s.resource: row.Resource, &s.watcher: row.Watcher, &s.routes: row.RouteSet, &s.accept: row.Accept,
-			&s.encoding: row.Encoding, &s.agent: row.UserAgent, &s.contact: row.LocalContact} {
-			sh.share(y, []byte(text))
-		}
-		sh.keep(s, &[texts][]byte{
-			txCallID: []byte(row.CallID), txRemoteTag: []byte(row.RemoteTag), txTarget: []byte(row.RemoteTarget), txEventID: []byte(row.EventID),
-			txRemoteURI: unless([]byte(row.RemoteURI), row.Watcher), txLocalURI: unless([]byte(row.LocalURI), row.Resource),
-		})
-		s.n.restored(&row, t.now.add(time.UnixMilli(row.ExpiresMS).Sub(t.Now)), notify) // no longer depends on the wall clock
-		s.n.interval = millis(pkg.MinInterval)
-		if row.List {
-			s.n.interval = millis(rt.opt.ListPace)
-		}
-		var flow sip.Flow
-		if flow, s.direct = parseFlow(row.Flow); s.direct {
-			sh.storeFlow(s, flow)
-		}
-		rt.stats.Subscriptions.Add(1)
-		sh.setTimer(t, s, s.n.expires)
-		t.Attach(sh.interest(s), s.ref(sh))
-	})
-	return nil
 }
 
 // SubscriptionInfo describes a subscription to an operator.

@@ -124,7 +124,7 @@ func (w *notifierWalk) restore(rng *rand.Rand) {
 	expires := w.at().add(time.Duration(rng.IntN(200)) * time.Second)
 	interval := w.n.interval
 	w.n = Notifier{interval: interval}
-	w.n.restored(row, expires, rng.IntN(2) == 0)
+	w.n.restored(row, expires, moment(rng.IntN(2))*w.at().add(time.Duration(rng.IntN(3))*time.Second))
 	w.left, w.ceiling, w.attached, w.stored = 300, 300, true, true
 	w.timer = w.n.expires
 }
@@ -193,7 +193,7 @@ func (w *notifierWalk) event(ev notifierEvent) {
 	case w.n.phase != phaseWaiting && w.timer > w.n.expires:
 		w.fail("the timer, %v, is after the expiry, %v", w.timer, w.n.expires)
 	}
-	if w.n.owed && !w.n.inFlight && !w.n.resumed && w.n.phase != phaseGone && (w.timer == 0 || w.timer > w.n.notBefore) && w.n.phase > phaseWaiting {
+	if w.n.owed && !w.n.inFlight && w.n.recovery != silent && w.n.phase != phaseGone && (w.timer == 0 || w.timer > w.n.notBefore) && w.n.phase > phaseWaiting {
 		w.fail("a NOTIFY is owed and no timer set for it")
 	}
 	if (w.n.phase == phasePending || w.n.phase == phaseActive) != w.attached {

@@ -145,7 +145,7 @@ func (in *instance) metric(name string) float64 {
 // clean checks the counters that must stay 0.
 func (in *instance) clean() {
 	in.t.Helper()
-	for _, name := range []string{"panics", "revived", "two_in_flight"} {
+	for _, name := range []string{"panics", "revived", "two_in_flight", "repeated", "orphan_timers"} {
 		if v := in.metric("rollcall_dialog_" + name + "_total"); v != 0 {
 			in.t.Errorf("%s: %v, want 0", name, v)
 		}

@@ -42,6 +42,8 @@ type Config struct {
 	DNS            []string          `yaml:"dns"`             // name servers as HOST:PORT; none: those of resolv.conf
 	Remote         map[string]string `yaml:"remote"`          // next hop by remote domain
 	NotifyInterval map[string]string `yaml:"notify_interval"` // duration by package, or "list"
+	RecoverySpread string            `yaml:"recovery_spread"` // duration over which NOTIFYs after a crash are spread
+	ExpiresJitter  int               `yaml:"expires_jitter"`  // per cent that may be taken off a granted expiry
 	RatePerSource  int               `yaml:"rate_per_source"` // requests a second from one address that is not in Trust; 0 for no limit
 	RateTotal      int               `yaml:"rate_total"`      // requests a second from all addresses; 0 for no limit
 	LogLevel       string            `yaml:"log_level"`       // debug, info, warn, error
@@ -50,6 +52,9 @@ type Config struct {
 // maxRate bounds both rates; more is no limit.
 const maxRate = 1_000_000
 
+// maxSpread bounds how long a watcher may wait for what it missed in a crash.
+const maxSpread = 10 * time.Minute
+
 // Default is the configuration of a server that was told nothing.
 func Default() Config {
 	return Config{
@@ -57,6 +62,7 @@ func Default() Config {
 		Domain: []string{"localhost", "127.0.0.1"}, Store: "sqlite:" + filepath.Join(stateDir(), "rollcall.db"),
 		Durability: "write-through", Sync: "normal", Users: "store", XCAP: []string{"store"}, PresenceAuth: "confirm",
 		Trust: []string{"127.0.0.0/8", "::1/128"}, Digest: []string{"SHA-256", "MD5"}, TLSClientAuth: "none", RatePerSource: 100, LogLevel: "info",
+		RecoverySpread: "10s",
 	}
 }
 
@@ -84,6 +90,7 @@ type settings struct {
 	domains    map[string]bool
 	remote     map[string]string
 	intervals  map[string]time.Duration
+	spread     time.Duration
 	xcapServer bool
 	tls        *tlsFiles
 }
@@ -261,6 +268,14 @@ func (c *Config) settings() (*settings, error) {
 			fault("notify_interval", "%q is not a package", name)
 		}
 		s.intervals[name] = d
+	}
+	if d, err := time.ParseDuration(c.RecoverySpread); err != nil || d < 0 || d > maxSpread {
+		fault("recovery_spread", "%q is not a duration such as 10s, at most %v", c.RecoverySpread, maxSpread)
+	} else {
+		s.spread = d
+	}
+	if c.ExpiresJitter < 0 || c.ExpiresJitter > 90 {
+		fault("expires_jitter", "%d is not between 0 and 90 per cent", c.ExpiresJitter)
 	}
 	for _, r := range []struct {
 		key   string

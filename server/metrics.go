@@ -68,6 +68,8 @@ func (s *Server) metrics() *prometheus.Registry {
 	counter("dialog_panics_total", "Panics caught in shard turns; must be 0.", nil, d.Panics.Load)
 	counter("dialog_revived_total", "Terminated subscriptions that came back; must be 0.", nil, d.Revived.Load)
 	counter("dialog_two_in_flight_total", "NOTIFYs sent while another was unanswered; must be 0.", nil, d.TwoInFlight.Load)
+	counter("dialog_repeated_total", "NOTIFYs whose CSeq was not above the last one of their dialog; must be 0.", nil, d.Repeated.Load)
+	counter("dialog_orphan_timers_total", "Timers that fired for nothing; must be 0.", nil, d.Orphans.Load)
 	gauge("dialog_subscriptions", "Live subscriptions.", d.Subscriptions.Load)
 	gauge("dialog_remote_subscriptions", "Subscriptions held at other servers.", d.Remote.Load)
 	counter("store_commits_total", "Transactions stored.", nil, d.Commits.Load)

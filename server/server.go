@@ -228,7 +228,7 @@ func (s *Server) wire() {
 		Route:      s.route, Key: s.key, Identify: s.identify,
 		FlowTo:  s.network.FlowTo,
 		Resolve: s.resolve, Unreachable: s.unreachable, StreamFlow: s.streamFlow(), Unsent: s.unsent(),
-		Login: s.logins(), ListPace: pace,
+		Login: s.logins(), ListPace: pace, ExpiresJitter: s.cfg.ExpiresJitter,
 	})
 	s.docs.Watch(s.documentsChanged)
 }
@@ -397,25 +397,23 @@ func (s *Server) recover(ctx context.Context) (restored func() error, err error)
 	if err != nil {
 		return nil, err
 	}
-	var rows []dialog.SubscriptionRow
-	err = s.store.Subscriptions(ctx, func(row dialog.SubscriptionRow) error {
-		rows = append(rows, row)
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
 	return func() error {
 		if err := s.store.SetMeta(ctx, cleanMeta, "no"); err != nil {
 			return err
 		}
-		for _, row := range rows {
-			if err := s.rt.Restore(row, !clean || tell[row.ID]); err != nil {
+		subs, rec := 0, s.rt.Recover(s.set.spread)
+		err := s.store.Subscriptions(ctx, func(row dialog.SubscriptionRow) error {
+			subs++
+			if err := rec.Add(row, !clean || tell[row.ID]); err != nil {
 				s.log.Error("stored subscription not usable", "err", err)
 			}
+			return nil
+		})
+		rec.Done()
+		if err == nil {
+			s.log.Info("recovered", "publications", pubs, "subscriptions", subs, "clean", clean)
 		}
-		s.log.Info("recovered", "publications", pubs, "subscriptions", len(rows), "clean", clean)
-		return nil
+		return err
 	}, nil
 }
 

@@ -80,6 +80,10 @@ var settings = []setting{
 		"that of the package", func(c *server.Config) any { return &c.NotifyInterval },
 	},
 	{
+		"expires-jitter", catNetwork, "`PERCENT` that may be taken off a granted expiry at random, so that phones which started together do not refresh together",
+		"0", func(c *server.Config) any { return &c.ExpiresJitter },
+	},
+	{
 		"store", catState, "`DSN` of where state is kept: memory, sqlite:PATH, postgres://...",
 		"a SQLite file in the user's state directory", func(c *server.Config) any { return &c.Store },
 	},
@@ -90,6 +94,10 @@ var settings = []setting{
 	{
 		"sync", catState, "what an acknowledged change survives, `MODE`: normal (kill -9) or full (a power cut too)",
 		"normal", func(c *server.Config) any { return &c.Sync },
+	},
+	{
+		"recovery-spread", catState, "`DURATION` over which the NOTIFYs after a crash go out, to watchers that may have missed something",
+		"10s", func(c *server.Config) any { return &c.RecoverySpread },
 	},
 	{
 		"users", catState, "`SOURCE` of users' passwords: store, file:PATH, or table subscriber of Kamailio or OpenSIPS in sqlite:PATH or postgres://...",

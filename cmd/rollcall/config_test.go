@@ -142,6 +142,14 @@ func TestConfigPrecedence(t *testing.T) {
 			value: func(c server.Config) any { return c.RatePerSource },
 		},
 		{
+			name: "recovery-spread", file: "20s", env: "30s", flag: []string{"0s"}, def: "10s", inFile: "20s", inEnv: "30s", inFlag: "0s",
+			value: func(c server.Config) any { return c.RecoverySpread },
+		},
+		{
+			name: "expires-jitter", file: "20", env: "30", flag: []string{"5"}, def: "0", inFile: "20", inEnv: "30", inFlag: "5",
+			value: func(c server.Config) any { return c.ExpiresJitter },
+		},
+		{
 			name: "rate-total", file: "20", env: "0", flag: []string{"40"}, def: "0", inFile: "20", inEnv: "0", inFlag: "40",
 			value: func(c server.Config) any { return c.RateTotal },
 		},

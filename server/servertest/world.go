@@ -121,7 +121,7 @@ func (n *Node) start() {
 	t.Cleanup(func() {
 		s.Stop(context.Background())
 		h := &Node{w: n.w, admin: s.Handler()}
-		for _, name := range []string{"panics", "revived", "two_in_flight"} {
+		for _, name := range []string{"panics", "revived", "two_in_flight", "repeated", "orphan_timers"} {
 			if v := h.Metric("dialog_" + name + "_total"); v != 0 {
 				t.Errorf("server %v: %v %s, want 0", n.Addr, v, name)
 			}
