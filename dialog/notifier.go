@@ -415,6 +415,12 @@ func (n *Notifier) unsent(now moment, ev notifierEvent, fx *effects) {
 	n.again(now, 0, fx)
 }
 
+// mayFlush tells whether flush would send a NOTIFY now.
+func (n *Notifier) mayFlush(now moment) bool {
+	return n.owed && !n.inFlight && n.phase > phaseWaiting && n.phase != phaseGone && n.lostUntil() == 0 &&
+		(n.recovery != silent || n.phase == phaseTerminated) && (n.urgent || now >= n.notBefore)
+}
+
 // flush sends the NOTIFY that is owed, if it may go now.
 func (n *Notifier) flush(now moment, fx *effects) {
 	if !n.owed || n.inFlight || n.phase <= phaseWaiting || n.phase == phaseGone {

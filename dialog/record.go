@@ -22,7 +22,6 @@ type subscription struct {
 	id      uint64
 	text    block
 	timer   sip.Timer
-	timerAt moment
 
 	resource, watcher, routes, accept, encoding, agent, contact, way sym
 
@@ -32,6 +31,7 @@ type subscription struct {
 	created    uint32 // Unix seconds
 	remoteCSeq uint32
 	sent       uint32 // CSeq of the last NOTIFY that was handed to the network
+	window     uint32 // of the NOTIFY in flight; index plus 1
 	port       uint16
 	pkg        uint8 // index in the registry
 	v4         bool  // remote is an IPv4 address
@@ -41,6 +41,7 @@ type subscription struct {
 	list       bool  // it is a list: of one without content yet, by the stored row
 	stored     bool
 	dirty      bool
+	queued     bool // its NOTIFY waits for the window of its next hop
 	waiting    bool // a NOTIFY was sent and has no answer yet
 }
 
@@ -169,6 +170,9 @@ func (sh *shard) pkgOf(s *subscription) *Package { return sh.rt.opt.Packages.lis
 // remove forgets a subscription. Its memory is used again after the turn.
 func (sh *shard) remove(t *Turn, s *subscription) {
 	t.CancelTimer(s.timer)
+	if w := sh.vacate(s, true); w != 0 {
+		t.sh.rt.Post(sh.id, func(t *Turn) { sh.advance(t, w) })
+	}
 	sh.subs.drop(s.id)
 	sh.gone = append(sh.gone, s)
 	sh.rt.stats.Subscriptions.Add(-1)

@@ -513,6 +513,8 @@ type shard struct {
 	held    []send   // sends that wait for commits
 	batch   uint64   // number of the newest batch handed to the committer
 	durable uint64
+	windows windows
+	via     via
 	scratch effects
 	random  sip.Random
 	packed  packed
@@ -644,14 +646,19 @@ func (sh *shard) settle(t *Turn) {
 		sh.dirty = nil
 		for _, s := range dirty {
 			s.dirty = false
-			if sh.frozen {
-				continue
-			}
-			if !sh.guard(func() { sh.step(t, s, notifierEvent{kind: evFlush}) }) && s.n.inFlight {
-				t.unsent(s, errors.New("NOTIFY not rendered"))
+			if !sh.frozen && sh.admit(t, s) {
+				sh.flush(t, s)
 			}
 		}
 	}
+}
+
+// flush lets a subscription send the NOTIFY that it owes, if it may go now.
+func (sh *shard) flush(t *Turn, s *subscription) {
+	if !sh.guard(func() { sh.step(t, s, notifierEvent{kind: evFlush}) }) && s.n.inFlight {
+		t.unsent(s, errors.New("NOTIFY not rendered"))
+	}
+	sh.via.s = nil
 }
 
 // guard keeps a panic to the message that caused it; it returns false after one.

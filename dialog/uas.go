@@ -553,13 +553,13 @@ func (sh *shard) effect(t *Turn, s *subscription, fx *notifierEffect) {
 // setTimer keeps one timer per subscription: the earliest that is wanted. The
 // machine sets it again when it fires too early.
 func (sh *shard) setTimer(t *Turn, s *subscription, at moment) {
-	if s.timer != 0 {
-		if at >= s.timerAt {
+	if due, ok := sh.wheel.When(s.timer); ok {
+		if !t.at(at).Before(due) {
 			return
 		}
 		t.CancelTimer(s.timer)
 	}
-	s.timer, s.timerAt = t.SetTimer(notifierComponent, s.id, t.at(at)), at
+	s.timer = t.SetTimer(notifierComponent, s.id, t.at(at))
 }
 
 func (sh *shard) interest(s *subscription) Interest {
@@ -641,10 +641,14 @@ func (sh *shard) notifierUpdate(t *Turn, u Update) {
 
 // notify renders and sends the NOTIFY the machine decided on.
 func (sh *shard) notify(t *Turn, s *subscription, full bool) {
-	flow, ok := sh.hop(t, s)
+	flow, ok := sh.via.flow, sh.via.ok
+	if sh.via.s != s {
+		flow, ok = sh.hop(t, s)
+	}
 	if !ok {
 		return
 	}
+	sh.occupy(s, flow)
 	var c carried
 	c.body, c.ctype = sh.render(t, s, full)
 	c.body, c.coded = sh.encode(s, c.body)
@@ -1022,6 +1026,7 @@ func retryAfter(m *sip.Message) time.Duration {
 // no response.
 func (sh *shard) notifyAnswered(t *Turn, s *subscription, status int, m *sip.Message) {
 	s.waiting = false
+	defer sh.advance(t, sh.vacate(s, status != 408 && status != 503))
 	ev := notifierEvent{kind: evAnswer, status: status}
 	x := s.more
 	switch {
@@ -1084,12 +1089,14 @@ func (sh *shard) elsewhere(status int, flow *sip.Flow, others *[]sip.Flow) bool 
 func (sh *shard) notifyUnsent(t *Turn, s *subscription, err error) {
 	s.waiting = false
 	s.sent = min(s.sent, s.n.cseq-1)
+	defer sh.advance(t, sh.vacate(s, err == nil))
 	ev := notifierEvent{kind: evUnsent}
 	switch {
 	case err == nil:
 	case s.widened() != nil: // the same over UDP
 		if flow, ok := sh.hop(t, s); ok {
 			s.waiting, s.sent = true, s.n.cseq
+			sh.occupy(s, flow)
 			sh.sendNotify(t, s, flow, *s.widened(), false)
 			return
 		}

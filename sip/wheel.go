@@ -24,7 +24,8 @@ type Wheel struct {
 	slots [wheelLevels][wheelSlots]int32 // head of a list, index+1
 	used  [wheelLevels]uint64            // bit per non-empty slot
 	nodes []wheelNode
-	free  int32 // index+1
+	free  int32  // index+1
+	gen   uint32 // of the newest entry
 	count int
 }
 
@@ -61,8 +62,8 @@ func (w *Wheel) Add(at time.Time, key uint64) Timer {
 		w.free = w.nodes[i].next
 	}
 	n := &w.nodes[i]
-	n.at, n.key = ticks, key
-	n.gen++
+	w.gen++
+	n.at, n.key, n.gen = ticks, key, w.gen
 	w.link(i)
 	w.count++
 	return Timer(uint64(n.gen)<<32 | uint64(i+1))
@@ -87,7 +88,18 @@ func (w *Wheel) release(i int32) {
 	n.level = -1
 	n.next = w.free
 	w.free = i + 1
-	w.count--
+	if w.count--; w.count == 0 { // what was grown for a crowd goes with it
+		w.nodes, w.free = nil, 0
+	}
+}
+
+// When is the instant of a pending entry, rounded up to the wheel's grain.
+func (w *Wheel) When(t Timer) (time.Time, bool) {
+	i := int32(uint32(t)) - 1
+	if i < 0 || int(i) >= len(w.nodes) || w.nodes[i].level < 0 || w.nodes[i].gen != uint32(t>>32) {
+		return time.Time{}, false
+	}
+	return w.base.Add(time.Duration(w.nodes[i].at) * wheelTick), true
 }
 
 // link puts a node into the lowest level whose current turn reaches it.
