@@ -98,6 +98,7 @@ type Transactions struct {
 
 	client []clientTx
 	cfree  []uint32
+	gen    uint32 // of the newest transaction: a slot that is used again has another
 
 	random Random
 
@@ -331,7 +332,8 @@ func (t *Transactions) Receive(now time.Time, m *Message) (ServerID, Arrival) {
 	if !m.At.IsZero() { // its wait in the mailbox counts
 		came = m.At
 	}
-	*s = serverTx{key: key, at: t.since(came), place: t.places.pack(ResponseFlow(m)), gen: s.gen + 1, state: serverTrying, method: m.Method()}
+	t.gen++
+	*s = serverTx{key: key, at: t.since(came), place: t.places.pack(ResponseFlow(m)), gen: t.gen, state: serverTrying, method: m.Method()}
 	t.servers.add(key, i)
 	t.live.servers++
 	if !m.Flow.Proto.Reliable() {
@@ -453,7 +455,9 @@ func (t *Transactions) endServer(i uint32) {
 	}
 	s.state, s.resp, s.req = serverFree, nil, nil
 	t.sfree = append(t.sfree, i)
-	t.live.servers--
+	if t.live.servers--; t.live.servers == 0 && len(t.server) > restSlots { // what was grown for a burst goes with it
+		t.server, t.sfree = nil, nil
+	}
 }
 
 // Open reserves a client transaction. Its branch (Branch) goes into the
@@ -468,7 +472,8 @@ func (t *Transactions) Open(user uint64) ClientID {
 		i = uint32(len(t.client) - 1)
 	}
 	c := &t.client[i]
-	c.gen = (c.gen + 1) & 0xffffff
+	t.gen++
+	c.gen = t.gen & 0xffffff
 	c.live, c.user = true, user
 	c.nonce = binary.BigEndian.Uint32(t.random.Next(4))
 	t.live.clients++
@@ -564,8 +569,13 @@ func (t *Transactions) endClient(i uint32) {
 	t.wheel.Cancel(c.timer)
 	c.live, c.head, c.body, c.timer = false, nil, nil, 0
 	t.cfree = append(t.cfree, i)
-	t.live.clients--
+	if t.live.clients--; t.live.clients == 0 && len(t.client) > restSlots {
+		t.client, t.cfree = nil, nil
+	}
 }
+
+// restSlots is how many slots are kept while there are no transactions.
+const restSlots = 64
 
 // Response gives a response to its transaction. ok is false when it belongs to
 // none: late, repeated or forged. final is false for a provisional one, which
