@@ -298,6 +298,9 @@ func (rt *Runtime) flush(ctx context.Context) error {
 				t.persist(PutSubscription{Row: s.row})
 			}
 		}
+		for _, r := range t.sh.uacs {
+			t.sh.settleRemote(t, r)
+		}
 	})
 	if err := rt.commit.drain(ctx); err != nil {
 		return err
@@ -496,6 +499,7 @@ type shard struct {
 	components []Component
 	subs       map[uint64]*subscription
 	uacs       map[uint64]*remote
+	refreshes  Spread // of restored remote subscriptions
 	turn       *Turn
 	dirty      []*subscription
 	frozen     bool // what is stored is final: nothing is sent any more
@@ -659,11 +663,10 @@ func (sh *shard) finish(t *Turn) {
 	rt := sh.rt
 	if len(t.writes) > 0 {
 		sh.batch++
-		rt.commit.submit(sh, sh.batch, t.writes, t.mustCommit)
-		if rt.opt.Durability == WriteThrough || t.mustCommit {
-			t.hold = true
-		}
-		t.writes, t.mustCommit = nil, false
+		wait := t.mustCommit || t.relies && rt.opt.Durability == WriteThrough
+		rt.commit.submit(sh, sh.batch, t.writes, wait)
+		t.hold = t.hold || wait
+		t.writes, t.mustCommit, t.relies = nil, false, false
 	}
 	if n := len(sh.held); n > 0 || t.hold {
 		after := sh.batch
