@@ -106,13 +106,14 @@ type rig struct {
 const ann = "sip:ann@192.0.2.99"
 
 // wire counts what leaves, without repetitions, and is a peer that knows its
-// dialogs but has nothing to say (204).
+// dialogs but has nothing to say (204), or answers as the test wants.
 type wire struct {
-	to   func(m *sip.Message)
-	mu   sync.Mutex
-	seen map[string]bool
-	out  []string // Call-ID, Expires and second of each SUBSCRIBE
-	from time.Time
+	answer func(m *sip.Message) []byte
+	to     func(m *sip.Message)
+	mu     sync.Mutex
+	seen   map[string]bool
+	out    []string // Call-ID, Expires and second of each SUBSCRIBE
+	from   time.Time
 }
 
 func (w *wire) Send(_ sip.Flow, b []byte, _ uint64) error {
@@ -128,9 +129,16 @@ func (w *wire) Send(_ sip.Flow, b []byte, _ uint64) error {
 		if strings.HasSuffix(id, "@rollcall") {
 			id = "new"
 		}
-		if len(m.To().Tag()) > 0 {
+		var b []byte
+		switch {
+		case w.answer != nil:
+			b = w.answer(m)
+		case len(m.To().Tag()) > 0:
+			b = sip.AppendResponse(nil, m, 204, "", "")
+		}
+		if b != nil {
 			answer := new(sip.Message)
-			if err := answer.Parse(sip.AppendBody(sip.AppendResponse(nil, m, 204, "", ""), "", nil), false); err != nil {
+			if err := answer.Parse(sip.AppendBody(b, "", nil), false); err != nil {
 				panic(err)
 			}
 			w.to(answer)
@@ -162,7 +170,7 @@ func (r *rig) restore(t *testing.T, n int, watcher string) {
 	row := dialog.RemoteRow{
 		ID: fmt.Sprintf("%02x%012x", dialog.ShardOf(ann), n), Event: "presence", Resource: ann, Watcher: watcher, CallID: watcher, LocalURI: watcher,
 		RemoteTag: "far", RemoteTarget: ann, Accept: "application/pidf+xml", CSeqCeiling: 9, State: dialog.Active, ContentType: "application/pidf+xml",
-		Body: []byte("stored"), WantMS: 3_600_000, CreatedMS: time.Now().UnixMilli(), ExpiresMS: time.Now().Add(time.Hour).UnixMilli(),
+		Body: []byte("stored"), WantMS: 3_600_000, CreatedMS: time.Now().Add(-time.Hour).UnixMilli(), ExpiresMS: time.Now().Add(time.Hour).UnixMilli(),
 	}
 	if err := r.RestoreRemote(0, row); err != nil {
 		t.Fatal(err)
@@ -213,6 +221,34 @@ func TestGrace(t *testing.T) {
 		}
 		if !slices.Equal(r.sent.out, want) {
 			t.Errorf("RL-37: sent %q, want %q", r.sent.out, want)
+		}
+	})
+}
+
+// The other server has forgotten the dialogs: the one that is wanted is replaced
+// without a word, and when that fails tried again as late as it asks; the other
+// is no more.
+func TestRestoredLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		defer r.Stop(context.Background())
+		r.sent.answer = func(m *sip.Message) []byte {
+			if len(m.To().Tag()) > 0 {
+				return sip.AppendResponse(nil, m, 480, "", "")
+			}
+			return sip.AppendHeader(sip.AppendResponse(nil, m, 503, "", "x"), "Retry-After", "300")
+		}
+		r.restore(t, 1, "sip:a@example.com")
+		r.restore(t, 2, "sip:b@example.com")
+		r.turn(func(tn *dialog.Turn, s *Shard) { s.Attach(tn, interest("sip:a@example.com"), sink(1)) })
+		time.Sleep(301 * time.Second)
+		synctest.Wait()
+		want := []string{"sip:a@example.com 3600 0", "new 3600 0", "sip:b@example.com 3600 1", "new 3600 300"}
+		if !slices.Equal(r.sent.out, want) {
+			t.Errorf("sent %q, want %q", r.sent.out, want)
+		}
+		if u := r.got[sink(1)]; u.State != dialog.Terminated || u.Reason != dialog.Probation || r.g.stats.Live.Load() != 1 {
+			t.Errorf("%+v, %d live", u, r.g.stats.Live.Load())
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package dialog
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -283,6 +284,13 @@ func TestRemoteRestore(t *testing.T) {
 			row.State, row.ContentType, row.Body, row.RemoteCSeq = Unknown, "", nil, 0
 		},
 			heard: []string{"restored sip:carol@192.0.2.50 for sip:alice@example.com unknown"}, play: wants("600"), kept: 1},
+		{name: "the route set stays", change: func(row *RemoteRow, _ int64) { row.RemoteCSeq, row.RouteSet = 1, "<sip:192.0.2.50;lr>" },
+			heard: []string{"restored sip:carol@192.0.2.50 for sip:alice@example.com active stored", "active new"}, play: func(r *rig, e *elsewhere) {
+				e.notify(200, "active;expires=600", "new")
+				if m := e.awaited(2*RecoveryGap, "600"); header(m, sip.HdrRoute) != "<sip:192.0.2.50;lr>" {
+					e.t.Errorf("CORE-11:\n%s", m.Raw)
+				}
+			}, kept: 1},
 		{name: "expired", change: func(row *RemoteRow, now int64) { row.ExpiresMS = now }},
 		{name: "leaving", change: func(row *RemoteRow, _ int64) { row.Leaving = true }, play: wants("0"), kept: 1},
 		{name: "leaving, and no tag", change: func(row *RemoteRow, _ int64) { row.Leaving, row.RemoteTag = true, "" }, play: func(r *rig, e *elsewhere) {
@@ -395,6 +403,30 @@ func TestRemoteSpread(t *testing.T) {
 		if own < 4500*time.Millisecond || own > 4700*time.Millisecond {
 			t.Errorf("what is due after 4.5 s came after %v", own)
 		}
+	})
+}
+
+// While a stop waits for the store nothing is sent any more: its CSeq is stored.
+func TestRemoteStopping(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, e := remoteRig(t, nil)
+		e.live(r)
+		time.Sleep(8*time.Minute - 2*time.Second)
+		block := r.store.hold()
+		done := make(chan error)
+		r.stopped = true
+		go func() { done <- r.Stop(context.Background()) }()
+		time.Sleep(5 * time.Second)
+		settle()
+		e.quiet()
+		close(block)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if row := r.store.remote(t); row.CSeqCeiling != 1 {
+			t.Errorf("row %+v", row)
+		}
+		e.quiet()
 	})
 }
 
