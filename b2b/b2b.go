@@ -23,6 +23,10 @@ const (
 // the first failure, so that a server which ends each at once is not hammered.
 const settled = 30 * time.Second
 
+// grace is how long a subscription of before a restart waits for somebody to
+// attach; then it is unsubscribed.
+const grace = time.Minute
+
 // AnyDomain is the route of domains that have none: an outbound proxy.
 const AnyDomain = "*"
 
@@ -79,6 +83,8 @@ type Shard struct {
 	next  uint64
 	byKey map[key]*subscription
 	byID  map[uint64]*subscription
+
+	opens, drops dialog.Spread // of what a restart causes
 }
 
 // key is what one remote subscription serves (RL-30).
@@ -91,8 +97,8 @@ type subscription struct {
 	key     key
 	uri     string
 	pkg     *dialog.Package
-	sinks   map[dialog.SinkRef]struct{}
-	dialog  uint64 // 0 while waiting for the next attempt
+	sinks   map[dialog.SinkRef]struct{} // empty only after a restart, for as long as grace
+	dialog  uint64                      // 0 while waiting for the next attempt
 	state   dialog.SubState
 	reason  dialog.Reason
 	doc     *dialog.Document
@@ -117,14 +123,44 @@ func (s *Shard) Attach(t *dialog.Turn, in dialog.Interest, to dialog.SinkRef) {
 				Err: &dialog.Error{Status: 503, Reason: "Too Many Remote Subscriptions", RetryAfter: time.Minute}})
 			return
 		}
-		s.next++
-		sub = &subscription{id: s.next, key: k, uri: in.Resource, pkg: in.Package, sinks: make(map[dialog.SinkRef]struct{})}
-		s.byKey[k], s.byID[sub.id] = sub, sub
-		s.g.stats.Live.Add(1)
-		s.open(t, sub)
+		sub = s.add(k, in.Package)
+		at := t.Now
+		if in.Resumed { // its dialog ran out while we were down, as many others did
+			at = s.opens.At(t.Now)
+		}
+		if at.After(t.Now) {
+			sub.timer = t.SetTimer(s.g.opt.Component, sub.id, at)
+		} else {
+			s.open(t, sub)
+		}
+	} else if len(sub.sinks) == 0 {
+		t.CancelTimer(sub.timer)
 	}
 	sub.sinks[to] = struct{}{}
 	s.tell(t, sub, to)
+}
+
+func (s *Shard) add(k key, pkg *dialog.Package) *subscription {
+	s.next++
+	sub := &subscription{id: s.next, key: k, uri: k.resource, pkg: pkg, sinks: make(map[dialog.SinkRef]struct{})}
+	s.byKey[k], s.byID[sub.id] = sub, sub
+	s.g.stats.Live.Add(1)
+	return sub
+}
+
+// Restored implements dialog.Restorer: the subscription waits for its sinks.
+func (s *Shard) Restored(t *dialog.Turn, r dialog.Restored) uint64 {
+	k := key{r.URI, r.Watcher, r.Package.Name}
+	if s.byKey[k] != nil {
+		return 0
+	}
+	sub := s.add(k, r.Package)
+	sub.dialog, sub.state, sub.doc = r.ID, r.State, r.Doc
+	if r.State != dialog.Unknown {
+		sub.live = r.Created
+	}
+	sub.timer = t.SetTimer(s.g.opt.Component, sub.id, s.drops.At(t.Now.Add(grace)))
+	return sub.id
 }
 
 // Detach implements dialog.Source.
@@ -134,9 +170,13 @@ func (s *Shard) Detach(t *dialog.Turn, in dialog.Interest, to dialog.SinkRef) {
 		return
 	}
 	delete(sub.sinks, to)
-	if len(sub.sinks) > 0 {
-		return
+	if len(sub.sinks) == 0 {
+		s.leave(t, sub)
 	}
+}
+
+// leave ends a subscription that nobody wants.
+func (s *Shard) leave(t *dialog.Turn, sub *subscription) {
 	if sub.dialog != 0 {
 		t.Unsubscribe(sub.dialog)
 	}
@@ -167,7 +207,7 @@ func (s *Shard) open(t *dialog.Turn, sub *subscription) {
 	s.g.stats.Opened.Add(1)
 	sub.live = time.Time{}
 	sub.dialog = t.Subscribe(dialog.SubscribeTo{Component: s.g.opt.Component, User: sub.id, URI: sub.uri, From: from, NextHop: hop,
-		Event: sub.pkg.Name, Accept: strings.Join(sub.pkg.Types, ", "), Expires: s.g.opt.Expires})
+		Event: sub.pkg.Name, Accept: strings.Join(sub.pkg.Types, ", "), Expires: s.g.opt.Expires, Watcher: sub.key.watcher})
 }
 
 func (s *Shard) tell(t *dialog.Turn, sub *subscription, to dialog.SinkRef) {
@@ -206,6 +246,10 @@ func (s *Shard) Ended(t *dialog.Turn, id uint64, e dialog.Ending) {
 		return
 	}
 	sub.dialog = 0
+	if len(sub.sinks) == 0 {
+		s.remove(t, sub)
+		return
+	}
 	lived := !sub.live.IsZero() && t.Now.Sub(sub.live) > settled
 	if lived {
 		sub.retries = 0
@@ -250,10 +294,18 @@ func (s *Shard) over(t *dialog.Turn, sub *subscription, why dialog.Reason, statu
 	s.remove(t, sub)
 }
 
-// Timer implements dialog.Component: time for the next attempt.
+// Timer implements dialog.Component: time for the next attempt, or to give up
+// one of before a restart.
 func (s *Shard) Timer(t *dialog.Turn, id uint64) {
-	if sub := s.byID[id]; sub != nil && sub.dialog == 0 {
-		s.g.stats.Retried.Add(1)
+	sub := s.byID[id]
+	switch {
+	case sub == nil:
+	case len(sub.sinks) == 0:
+		s.leave(t, sub)
+	case sub.dialog == 0:
+		if sub.retries > 0 {
+			s.g.stats.Retried.Add(1)
+		}
 		s.open(t, sub)
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// flushInterval is how long a write may wait in write-back mode.
+// flushInterval is how long a write may wait that nothing relies on.
 const flushInterval = 100 * time.Millisecond
 
 // backlogLimit bounds the writes not yet stored. Beyond it the runtime refuses
@@ -48,7 +48,7 @@ func (c *committer) submit(sh *shard, seq uint64, writes []Write, urgent bool) {
 	c.mu.Lock()
 	c.pending = append(c.pending, commitBatch{sh, seq, writes})
 	c.writes += len(writes)
-	c.urgent = c.urgent || urgent || c.rt.opt.Durability == WriteThrough
+	c.urgent = c.urgent || urgent
 	c.mu.Unlock()
 	select {
 	case c.wake <- struct{}{}:

@@ -54,7 +54,7 @@ func newNet(t *testing.T) *sip.MemNet {
 
 // newRig starts a Runtime at addr. change may alter its options.
 func newRig(t *testing.T, net *sip.MemNet, addr netip.AddrPort, change func(*Options)) *rig {
-	r := &rig{t: t, net: net, addr: addr, src: &fakeSource{state: map[string]Update{}}, store: &fakeStore{rows: map[string]SubscriptionRow{}}}
+	r := &rig{t: t, net: net, addr: addr, src: &fakeSource{state: map[string]Update{}}, store: &fakeStore{rows: map[string]SubscriptionRow{}, remotes: map[string]RemoteRow{}}}
 	r.wire = &wire{t: t, cseq: map[string]uint32{}, last: map[string]string{}}
 	opt := Options{
 		Store: r.store,
@@ -366,6 +366,7 @@ func active(text string) Update {
 type fakeStore struct {
 	mu      sync.Mutex
 	rows    map[string]SubscriptionRow
+	remotes map[string]RemoteRow
 	block   chan struct{}
 	err     error
 	commits int
@@ -412,6 +413,10 @@ func (s *fakeStore) Commit(ctx context.Context, batch []Write) error {
 			s.rows[w.Row.ID] = w.Row
 		case DeleteSubscription:
 			delete(s.rows, w.ID)
+		case PutRemote:
+			s.remotes[w.Row.ID] = w.Row
+		case DeleteRemote:
+			delete(s.remotes, w.ID)
 		case SetCSeqCeiling:
 			if row, ok := s.rows[w.ID]; ok {
 				row.CSeqCeiling = w.Ceiling

@@ -305,6 +305,9 @@ func (rt *Runtime) flush(ctx context.Context) error {
 				t.persist(PutSubscription{Row: t.sh.row(t, s)})
 			}
 		}
+		for _, r := range t.sh.uacs {
+			t.sh.settleRemote(t, r)
+		}
 	})
 	if err := rt.commit.drain(ctx); err != nil {
 		return err
@@ -505,6 +508,7 @@ type shard struct {
 	gone       []*subscription // in this turn
 	arena      arena
 	uacs       map[uint64]*remote
+	refreshes  Spread // of restored remote subscriptions
 	turn       *Turn
 	dirty      []*subscription
 	frozen     bool // what is stored is final: nothing is sent any more
@@ -679,11 +683,10 @@ func (sh *shard) finish(t *Turn) {
 	rt := sh.rt
 	if len(t.writes) > 0 {
 		sh.batch++
-		rt.commit.submit(sh, sh.batch, t.writes, t.mustCommit)
-		if rt.opt.Durability == WriteThrough || t.mustCommit {
-			t.hold = true
-		}
-		t.writes, t.mustCommit = nil, false
+		wait := t.mustCommit || t.relies && rt.opt.Durability == WriteThrough
+		rt.commit.submit(sh, sh.batch, t.writes, wait)
+		t.hold = t.hold || wait
+		t.writes, t.mustCommit, t.relies = nil, false, false
 	}
 	if n := len(sh.held); n > 0 || t.hold {
 		after := sh.batch

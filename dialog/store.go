@@ -3,7 +3,8 @@ package dialog
 import "context"
 
 // Write is one change to stored state: PutSubscription, DeleteSubscription,
-// SetCSeqCeiling, or a write that another package declares for its own rows.
+// SetCSeqCeiling, PutRemote, DeleteRemote, or a write that another package
+// declares for its own rows.
 type Write any
 
 // Store applies changes. Commit is all or nothing and returns only when the
@@ -55,3 +56,39 @@ type SetCSeqCeiling struct {
 	ID      string
 	Ceiling uint32
 }
+
+// RemoteRow is a subscriber-side dialog as it is stored. Times are Unix
+// milliseconds, 0 when not known yet.
+type RemoteRow struct {
+	ID    string // our tag: unique, and carries the shard
+	Shard uint8
+	Event string // event package
+
+	Resource string // Request-URI and To of the first SUBSCRIBE
+	Watcher  string // for whom: SubscribeTo.Watcher
+
+	CallID       string
+	LocalURI     string // From, without tag
+	RemoteTag    string // "" while nobody has answered
+	RemoteTarget string
+	RouteSet     string // in the order of Route, joined by ", "
+	Accept       string
+
+	RemoteCSeq  uint32 // of the newest NOTIFY
+	CSeqCeiling uint32 // no CSeq above this was ever sent
+
+	State       SubState // by the newest NOTIFY, Unknown before the first
+	Leaving     bool     // unsubscribed, but the end was not heard yet
+	ContentType string   // of the newest document, "" when there is none
+	Body        []byte
+
+	WantMS    int64 // expiry that is asked for
+	CreatedMS int64 // of the first SUBSCRIBE
+	ExpiresMS int64
+}
+
+// PutRemote inserts or replaces a row.
+type PutRemote struct{ Row RemoteRow }
+
+// DeleteRemote removes a row; a missing one is no error.
+type DeleteRemote struct{ ID string }

@@ -25,6 +25,9 @@ import "time"
 //	live
 //	leaving   NOTIFY terminated, Timer N,
 //	          answer >= 300                  gone      end
+//
+// After a restart (restored) a machine is waiting, live or leaving again; its
+// SUBSCRIBE goes when its turn comes.
 
 type subscriberPhase uint8
 
@@ -131,6 +134,9 @@ func (s *Subscriber) step(now time.Time, ev subscriberEvent, fx *[]subscriberEff
 
 // next is the earliest instant at which something is due.
 func (s *Subscriber) next() time.Time {
+	if s.leaveDue() {
+		return s.refreshAt
+	}
 	if s.phase == suWaiting || s.phase == suLeaving {
 		return s.deadline
 	}
@@ -156,6 +162,41 @@ func (s *Subscriber) leave(now time.Time, fx *[]subscriberEffect) {
 	if s.dialog && !s.busy && !s.bye {
 		s.bye = true
 		s.send(now, 0, fx)
+	}
+}
+
+// leaveDue: only after a restart has it not been said at once.
+func (s *Subscriber) leaveDue() bool {
+	return s.phase == suLeaving && s.dialog && !s.busy && !s.bye
+}
+
+// restored brings a stored subscription back; false: it is over.
+func (s *Subscriber) restored(now time.Time, row *RemoteRow) bool {
+	stored := func(ms int64) time.Time { return now.Add(time.UnixMilli(ms).Sub(now)) } // no longer depends on the wall clock
+	s.dialog = row.RemoteTag != ""
+	s.want = time.Duration(row.WantMS) * time.Millisecond
+	s.asked = s.want
+	switch {
+	case row.Leaving:
+		s.phase = suLeaving
+		s.deadline = now.Add(timerN)
+		return true
+	case !s.dialog: // the NOTIFY may still come (EV-19)
+		s.phase = suWaiting
+		s.deadline = stored(row.CreatedMS).Add(timerN)
+		return now.Before(s.deadline)
+	}
+	s.phase = suLive
+	s.expires = stored(row.ExpiresMS)
+	s.refreshAt = s.expires.Add(-s.want / 5)
+	return now.Before(s.expires)
+}
+
+// resume sets when a restored subscription speaks again: at at, or when that is
+// due anyway. Its peer may have said something meanwhile, to nobody.
+func (s *Subscriber) resume(now, at time.Time) {
+	if s.phase == suLeaving || !s.refreshAt.After(now) || at.Before(s.refreshAt) {
+		s.refreshAt = at
 	}
 }
 
@@ -244,7 +285,12 @@ func (s *Subscriber) timer(now time.Time, fx *[]subscriberEffect) {
 			s.end(408, "", 0, fx)
 		}
 	case suLeaving:
-		if !now.Before(s.deadline) {
+		switch {
+		case s.leaveDue():
+			if !now.Before(s.refreshAt) {
+				s.leave(now, fx)
+			}
+		case !now.Before(s.deadline):
 			s.end(0, Timeout, 0, fx)
 		}
 	case suLive:

@@ -27,7 +27,9 @@ var epoch = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 //
 // Commands to the subscriber machine: start SECONDS; answer STATUS
 // [expires SECONDS] [min-expires SECONDS] [retry-after D]; notify STATE
-// [expires SECONDS] [reason REASON] [retry-after D]; stop; tick D.
+// [expires SECONDS] [reason REASON] [retry-after D]; stop; tick D; restore
+// early AGE, restore live EXPIRES AT or restore leaving AT (asked for 600 s;
+// AT is its turn).
 func TestTranscripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
@@ -344,6 +346,36 @@ func (s *subscriberScript) do(out *bytes.Buffer, args []string) error {
 	case "start":
 		ev.kind = suStart
 		s.s.want, err = parseSeconds(args[0])
+	case "restore":
+		row, at := RemoteRow{WantMS: 600_000, RemoteTag: "far"}, args[len(args)-1]
+		d, err := parseSeconds(args[1])
+		if err != nil {
+			return err
+		}
+		switch args[0] {
+		case "early":
+			row.RemoteTag, row.CreatedMS = "", epoch.Add(-d).UnixMilli()
+		case "live":
+			row.ExpiresMS = epoch.Add(d).UnixMilli()
+		case "leaving":
+			row.Leaving = true
+		default:
+			return fmt.Errorf("restore what?")
+		}
+		if !s.s.restored(s.now(), &row) {
+			out.WriteString("\tover\n")
+			return nil
+		}
+		turn, err := parseSeconds(at)
+		if err != nil {
+			return err
+		}
+		if s.s.dialog {
+			s.s.resume(s.now(), epoch.Add(turn))
+		}
+		s.timer = s.s.next()
+		s.state(out)
+		return nil
 	case "stop":
 		ev.kind = suStop
 	case "answer":

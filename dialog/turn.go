@@ -20,7 +20,8 @@ type Turn struct {
 
 	sends      []send
 	writes     []Write
-	mustCommit bool
+	relies     bool // the sends rely on the writes
+	mustCommit bool // ... in every mode
 	hold       bool
 
 	out      []outbox // per destination shard, in the order of outShard
@@ -107,6 +108,14 @@ func (t *Turn) detach(in Interest, to SinkRef) {
 func (t *Turn) Persist(w Write) { t.persist(w) }
 
 func (t *Turn) persist(w Write) {
+	if t.stores() {
+		t.writes, t.relies = append(t.writes, w), true
+	}
+}
+
+// persistLater stores a write for which nobody waits; it is committed within
+// flushInterval in every mode.
+func (t *Turn) persistLater(w Write) {
 	if t.stores() {
 		t.writes = append(t.writes, w)
 	}

@@ -1,6 +1,7 @@
 package dialog
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"slices"
@@ -22,6 +23,7 @@ type SubscribeTo struct {
 	Event     string
 	Accept    string
 	Expires   time.Duration
+	Watcher   string // for whom it is; comes back with Restored
 }
 
 // SubscriberUser is told what a remote subscription brings.
@@ -48,22 +50,27 @@ type remote struct {
 	tag     string // the peer's
 	target  string
 	routes  string
+	routed  bool // routes are by the first NOTIFY
 	cseq    uint32
+	ceiling uint32 // reserved in the store
 	peerSeq uint32
+	created time.Time
+	stored  bool
+	saveAt  time.Time // not zero: the row is not up to date, and will be then
 	flow    sip.Flow
 	others  []sip.Flow   // where else the name of the next hop led
 	found   bool         // flow is where the SUBSCRIBE goes
 	widened bool         // the SUBSCRIBE in flight is too large for UDP and went to TCP
 	attempt auth.Attempt // of the SUBSCRIBE in flight
 	timer   sip.Timer
-	doc     *Document // of the NOTIFY being handled
+	doc     *Document // of the newest NOTIFY
 	state   SubState
 }
 
 // Subscribe opens a remote subscription and returns its number.
 func (t *Turn) Subscribe(p SubscribeTo) uint64 {
 	sh := t.sh
-	r := &remote{id: sh.newID(), p: p, callID: t.newTag() + t.newTag() + "@rollcall", target: p.URI}
+	r := &remote{id: sh.newID(), p: p, callID: t.newTag() + t.newTag() + "@rollcall", target: p.URI, created: t.Now}
 	r.m.want = p.Expires
 	sh.uacs[r.id] = r
 	sh.rt.stats.Remote.Add(1)
@@ -74,8 +81,9 @@ func (t *Turn) Subscribe(p SubscribeTo) uint64 {
 // Unsubscribe ends a remote subscription. Its user is not called any more.
 func (t *Turn) Unsubscribe(id uint64) {
 	if r := t.sh.uacs[id]; r != nil {
-		r.p.User = 0
+		r.p.User, r.doc = 0, nil
 		t.sh.stepRemote(t, r, subscriberEvent{kind: suStop})
+		t.sh.saveRemote(t, r)
 	}
 }
 
@@ -98,6 +106,9 @@ func (t *Turn) Remote(id uint64) (RemoteInfo, bool) {
 }
 
 func (sh *shard) stepRemote(t *Turn, r *remote, ev subscriberEvent) {
+	if !r.saveAt.IsZero() && !t.Now.Before(r.saveAt) {
+		sh.saveRemote(t, r)
+	}
 	var fx []subscriberEffect
 	r.m.step(t.Now, ev, &fx)
 	for _, e := range fx {
@@ -105,8 +116,7 @@ func (sh *shard) stepRemote(t *Turn, r *remote, ev subscriberEvent) {
 		case sfSubscribe:
 			sh.sendSubscribe(t, r, e.expires)
 		case sfTimer:
-			t.CancelTimer(r.timer)
-			r.timer = t.SetTimer(subscriberComponent, r.id, e.at)
+			sh.setRemoteTimer(t, r, e.at)
 		}
 	}
 	user, _ := sh.components[r.p.Component].(SubscriberUser)
@@ -120,12 +130,12 @@ func (sh *shard) stepRemote(t *Turn, r *remote, ev subscriberEvent) {
 			t.CancelTimer(r.timer)
 			delete(sh.uacs, r.id)
 			sh.rt.stats.Remote.Add(-1)
+			sh.forgetRemote(t, r)
 			if r.p.User != 0 {
 				user.Ended(t, r.p.User, Ending{Reason: e.reason, Status: e.status, RetryAfter: e.retryAfter})
 			}
 		}
 	}
-	r.doc = nil
 }
 
 // nextHop is the URI that decides where the SUBSCRIBE goes.
@@ -140,6 +150,9 @@ func (r *remote) nextHop() string {
 }
 
 func (sh *shard) sendSubscribe(t *Turn, r *remote, expires time.Duration) {
+	if sh.frozen {
+		return
+	}
 	if !r.found {
 		flow, err := sh.flowTo(r.nextHop())
 		if err != nil {
@@ -152,6 +165,7 @@ func (sh *shard) sendSubscribe(t *Turn, r *remote, expires time.Duration) {
 	user := uint64(subscriberComponent)<<56 | r.id
 	client := sh.tx.Open(user)
 	r.cseq++
+	sh.reserveRemote(t, r)
 	flow := r.flow
 	b := sh.appendSubscribe(make([]byte, 0, 768), r, flow, client, expires)
 	r.widened = false
@@ -254,7 +268,9 @@ func (sh *shard) subscribeAnswered(t *Turn, r *remote, m *sip.Message) {
 	case ev.status >= 300 || tag == "":
 	case r.tag == tag: // target refresh (RFC 3261 section 12.2.1.2)
 		r.target = contactOr(m, r.target)
+		sh.saveRemoteSoon(t, r)
 	case r.tag == "":
+		sh.saveRemoteSoon(t, r)
 		r.tag = tag
 		r.target = contactOr(m, r.target)
 		var routes []string
@@ -299,23 +315,31 @@ func (sh *shard) notifyReceived(t *Turn, rq *Request) *Error {
 	if err != nil {
 		return err
 	}
+	var doc *Document
 	if len(m.Body()) > 0 {
 		ctype, text, err := Body(m, sip.MaxBodyBytes, r.p.Accept)
 		if err != nil {
 			return err
 		}
-		r.doc = &Document{Type: ctype, Body: slices.Clone(text)}
+		if doc = r.doc; doc == nil || doc.Type != ctype || !bytes.Equal(doc.Body, text) {
+			doc = &Document{Type: ctype, Body: slices.Clone(text)}
+		}
 	}
+	first := !r.routed
 	if r.tag == "" { // the NOTIFY creates the dialog (EV-19)
 		r.tag = from
 	}
-	if r.peerSeq == 0 {
-		r.routes = joined(m, sip.HdrRecordRoute)
+	if first {
+		r.routes, r.routed = joined(m, sip.HdrRecordRoute), true
 	}
 	r.target = contactOr(m, r.target)
-	r.peerSeq, r.state = m.CSeq(), ev.state
+	r.peerSeq, r.state, r.doc = m.CSeq(), ev.state, doc
 	t.reply(m, rq.Tx, 200, "", t.newTag())
+	sh.saveRemoteSoon(t, r)
 	sh.stepRemote(t, r, ev)
+	if first && r.m.phase == suLive { // the 200 says that the dialog is known
+		r.persist(t)
+	}
 	return nil
 }
 

@@ -268,7 +268,7 @@ func (w *notifierWalk) effect(e notifierEffect, inFlight *bool) {
 
 // TestSubscriberWalk does the same for the subscriber machine: one SUBSCRIBE in
 // flight, one end, a timer while it lives, Expires 0 once and last, and it ends
-// when everybody falls silent.
+// when everybody falls silent. Every other walk begins with a restart.
 func TestSubscriberWalk(t *testing.T) {
 	statuses := []int{200, 200, 200, 200, 202, 204, 400, 401, 408, 423, 423, 500, 503, 603}
 	final := []int{404, 405, 410, 416, 480, 481, 482, 483, 484, 485, 489, 501, 604}
@@ -278,7 +278,11 @@ func TestSubscriberWalk(t *testing.T) {
 		rng := rand.New(rand.NewPCG(seed, 3))
 		w := &subscriberWalk{t: t, seed: seed}
 		w.s.want = time.Duration(1+rng.IntN(1000)) * time.Second
-		w.event(subscriberEvent{kind: suStart})
+		if seed%2 == 0 {
+			w.event(subscriberEvent{kind: suStart})
+		} else if !w.restored(rng) {
+			continue
+		}
 		for step := 0; step < 200 && w.s.phase != suGone; step++ {
 			steps++
 			switch op := rng.IntN(10); {
@@ -336,6 +340,27 @@ type subscriberWalk struct {
 	inFlight bool
 	bye      bool
 	ends     int
+}
+
+// restored begins with a row; it is false when the subscription is over.
+func (w *subscriberWalk) restored(rng *rand.Rand) bool {
+	row := RemoteRow{WantMS: 1 + rng.Int64N(1_000_000), Leaving: rng.IntN(4) == 0}
+	row.CreatedMS = epoch.UnixMilli() - rng.Int64N(40_000)
+	if rng.IntN(4) > 0 {
+		row.RemoteTag, row.ExpiresMS = "far", epoch.UnixMilli()+rng.Int64N(2_000_000)-100_000
+	}
+	if !w.s.restored(epoch, &row) {
+		if ok := !row.Leaving && (row.RemoteTag != "" && row.ExpiresMS <= epoch.UnixMilli() || row.RemoteTag == "" && row.CreatedMS <= epoch.Add(-timerN).UnixMilli()); !ok {
+			w.fail("over: %+v", row)
+		}
+		return false
+	}
+	if w.s.dialog {
+		w.s.resume(epoch, epoch.Add(time.Duration(rng.Int64N(int64(time.Hour)))))
+	}
+	w.timer = w.s.next()
+	w.log = append(w.log, fmt.Sprintf("restored %+v", row))
+	return true
 }
 
 func (w *subscriberWalk) fail(format string, args ...any) {

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -146,4 +147,89 @@ func restart(t *testing.T, mode string, sig syscall.Signal) {
 	}
 	drain(200 * time.Millisecond)
 	in.idle()
+}
+
+// TestRestartKamailioMember kills and restarts the server while one member of a
+// list is served by Kamailio: the dialog there goes on, what it says meanwhile
+// arrives, and there is never a second one.
+func TestRestartKamailioMember(t *testing.T) {
+	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
+		t.Run(sig.String(), func(t *testing.T) {
+			const list, joe, annURI = "sip:team@example.com", "sip:joe@example.com", "sip:ann@example.org"
+			k := peer.StartKamailio(t, "example.org")
+			dir := documents(t, map[string]string{"rls-services/global/index": service(list, joe, annURI)})
+			com := start(t, "--domain", "example.com", "--store", "sqlite:"+t.TempDir()+"/r.db", "--presence-auth", "open", "--xcap", dir,
+				"--remote", "example.org=sip:"+k.Addr)
+			ann := peer.StartSofia(t, peer.SofiaOptions{AOR: annURI, Server: k.Addr})
+			pub, a := ann.Publish(annURI, pidf(annURI, "open", "At Kamailio"), 600)
+			if a.Status != 200 {
+				t.Fatalf("PUBLISH to Kamailio: %d", a.Status)
+			}
+			adam := peer.StartSofia(t, peer.SofiaOptions{AOR: "sip:adam@example.com", Server: com.addr})
+			sub, ans := adam.Subscribe(peer.SofiaSubscribe{URI: list, Expires: 600})
+			if ans.Status != 200 {
+				t.Fatalf("SUBSCRIBE: %d", ans.Status)
+			}
+			v := newView(t, list)
+			follow(t, v, sub, map[string]string{joe: "active closed", annURI: "active open: At Kamailio"})
+			for i, note := range []string{"Lunch", "Back", "Home"} {
+				com.Signal(sig)
+				if sig == syscall.SIGTERM {
+					if code := com.Wait(t, 12*time.Second); code != 0 {
+						t.Fatalf("exit code %d after SIGTERM, want 0\n%s", code, com.Log())
+					}
+				}
+				com.Stop()
+				before := len(peer.Requests(k.Trace(), false, "SUBSCRIBE"))
+				if i == 1 { // while nobody listens
+					if a := pub.Modify(pidf(annURI, "open", note), 600); a.Status != 200 {
+						t.Fatalf("modify: %d", a.Status)
+					}
+				}
+				com.run()
+				if sig == syscall.SIGKILL { // a full NOTIFY, with the member's newest state that we knew
+					n := sub.WaitNotify(nil, 10*time.Second)
+					msg, err := rlmi.Parse(n.ContentType(), n.Body())
+					if err != nil || !msg.List.FullState || msg.List.Version <= v.next-1 {
+						t.Fatalf("RL-13, RL-14: after the crash %v\n%s", err, n.Raw)
+					}
+					v.next = msg.List.Version
+					v.apply(n)
+					if got := v.state[annURI]; got[:11] != "active open" {
+						t.Errorf("after the crash the member is %q", got)
+					}
+				}
+				k.WaitTrace(10*time.Second, "a refresh", func(all []peer.Trace) bool { return len(peer.Requests(all, false, "SUBSCRIBE")) > before })
+				if i != 1 {
+					if a := pub.Modify(pidf(annURI, "open", note), 600); a.Status != 200 {
+						t.Fatalf("modify: %d", a.Status)
+					}
+				}
+				follow(t, v, sub, map[string]string{joe: "active closed", annURI: "active open: " + note})
+			}
+			if a := sub.Unsubscribe(); a.Status != 200 {
+				t.Fatalf("unsubscribe: %d", a.Status)
+			}
+			all := k.WaitTrace(10*time.Second, "RL-37: Kamailio is unsubscribed from", func(all []peer.Trace) bool {
+				return slices.ContainsFunc(peer.Requests(all, false, "SUBSCRIBE"), func(m peer.Trace) bool { return m.Header("Expires") == "0" })
+			})
+			subs := peer.Requests(all, false, "SUBSCRIBE")
+			for i, m := range subs[1:] {
+				if m.Header("Call-ID") != subs[0].Header("Call-ID") || m.CSeq() <= subs[i].CSeq() {
+					t.Errorf("CORE-12: another dialog, or CSeq %d after %d\n%s", m.CSeq(), subs[i].CSeq(), m.Raw)
+				}
+			}
+			for _, m := range peer.Responses(all, true, "SUBSCRIBE") {
+				if m.Status() >= 300 && m.Status() != 401 {
+					t.Errorf("Kamailio answered\n%s", m.Raw)
+				}
+			}
+			for _, m := range peer.Responses(all, false, "NOTIFY") {
+				if m.Status() != 200 {
+					t.Errorf("we answered\n%s", m.Raw)
+				}
+			}
+			com.idle()
+		})
+	}
 }

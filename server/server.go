@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -366,7 +367,8 @@ func (s *Server) Start(ctx context.Context) (err error) {
 	return nil
 }
 
-// recover reads publications, then subscriptions. The subscriptions are
+// recover reads publications, then subscriptions, ours and those at other
+// servers. The subscriptions are
 // brought back by the function it returns, once there is something to send
 // from. Until then nothing stored is changed, so that a start which fails is
 // none.
@@ -397,9 +399,23 @@ func (s *Server) recover(ctx context.Context) (restored func() error, err error)
 	if err != nil {
 		return nil, err
 	}
+	var remotes []dialog.RemoteRow
+	err = s.store.Remotes(ctx, func(row dialog.RemoteRow) error {
+		remotes = append(remotes, row)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(remotes, func(a, b dialog.RemoteRow) int { return cmp.Compare(a.ExpiresMS, b.ExpiresMS) })
 	return func() error {
 		if err := s.store.SetMeta(ctx, cleanMeta, "no"); err != nil {
 			return err
+		}
+		for _, row := range remotes { // before those who want them
+			if err := s.rt.RestoreRemote(b2bComponent, row); err != nil {
+				s.log.Error("stored remote subscription not usable", "err", err)
+			}
 		}
 		subs, rec := 0, s.rt.Recover(s.set.spread)
 		err := s.store.Subscriptions(ctx, func(row dialog.SubscriptionRow) error {
@@ -411,7 +427,7 @@ func (s *Server) recover(ctx context.Context) (restored func() error, err error)
 		})
 		rec.Done()
 		if err == nil {
-			s.log.Info("recovered", "publications", pubs, "subscriptions", subs, "clean", clean)
+			s.log.Info("recovered", "publications", pubs, "subscriptions", subs, "remote", len(remotes), "clean", clean)
 		}
 		return err
 	}, nil

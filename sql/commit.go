@@ -14,7 +14,8 @@ import (
 )
 
 // Commit applies a batch in one transaction. It takes dialog.PutSubscription, dialog.DeleteSubscription,
-// dialog.SetCSeqCeiling, pa.PutPublication and pa.DeletePublication; any other type is an error and nothing is written.
+// dialog.SetCSeqCeiling, dialog.PutRemote, dialog.DeleteRemote, pa.PutPublication and pa.DeletePublication; any other type
+// is an error and nothing is written.
 // Of several writes of one key the last counts, and a ceiling is only ever raised except by a Put. An error can follow
 // a transaction that did happen (the answer was lost), so repeat a failed batch or read the rows again: every write is
 // idempotent.
@@ -43,10 +44,13 @@ type writes struct {
 	ceilings []dialog.SetCSeqCeiling
 	pubs     []pa.PublicationRow
 	pubsGone []pubKey
+
+	remotes     []dialog.RemoteRow
+	remotesGone []string
 }
 
 func (p *writes) statements() int {
-	return len(p.subs) + len(p.subsGone) + len(p.ceilings) + len(p.pubs) + len(p.pubsGone)
+	return len(p.subs) + len(p.subsGone) + len(p.ceilings) + len(p.pubs) + len(p.pubsGone) + len(p.remotes) + len(p.remotesGone)
 }
 
 // plan keeps the last write of each key.
@@ -58,6 +62,7 @@ func plan(batch []dialog.Write) (*writes, error) {
 	p := &writes{}
 	var subs map[string]subState
 	var pubs map[pubKey]bool
+	var remotes map[string]bool // made when there is one
 	single := len(batch) == 1
 	if !single {
 		subs, pubs = make(map[string]subState, len(batch)), map[pubKey]bool{}
@@ -117,6 +122,16 @@ func plan(batch []dialog.Write) (*writes, error) {
 					pubs[w] = true
 				}
 			}
+		case dialog.PutRemote:
+			if !remotes[w.Row.ID] {
+				p.remotes = append(p.remotes, w.Row)
+				remotes = mark(remotes, w.Row.ID)
+			}
+		case dialog.DeleteRemote:
+			if !remotes[w.ID] {
+				p.remotesGone = append(p.remotesGone, w.ID)
+				remotes = mark(remotes, w.ID)
+			}
 		default:
 			return nil, fmt.Errorf("sql: commit: unknown write %T", w)
 		}
@@ -131,10 +146,19 @@ func plan(batch []dialog.Write) (*writes, error) {
 	return p, nil
 }
 
+func mark(m map[string]bool, id string) map[string]bool {
+	if m == nil {
+		m = make(map[string]bool)
+	}
+	m[id] = true
+	return m
+}
+
 const (
 	deleteSubscription = `DELETE FROM subscription WHERE id = ?`
 	raiseCeiling       = `UPDATE subscription SET cseq_ceiling = ? WHERE id = ? AND cseq_ceiling < ?`
 	deletePublication  = `DELETE FROM publication WHERE resource = ? AND event = ? AND id = ?`
+	deleteRemote       = `DELETE FROM remote_subscription WHERE id = ?`
 
 	deleteSubscriptionsPG = `DELETE FROM subscription WHERE id = ANY ($1::text[])`
 	raiseCeilingsPG       = `UPDATE subscription s SET cseq_ceiling = k.ceiling
@@ -142,11 +166,14 @@ const (
 	deletePublicationsPG = `DELETE FROM publication p
 		USING unnest($1::text[], $2::text[], $3::text[]) AS k (resource, event, id)
 		WHERE p.resource = k.resource AND p.event = k.event AND p.id = k.id`
+	deleteRemotesPG = `DELETE FROM remote_subscription WHERE id = ANY ($1::text[])`
 )
 
 var commitStatements = map[engine][]string{
-	engineSQLite:   {subscriptions.upsertSQLite, deleteSubscription, raiseCeiling, publications.upsertSQLite, deletePublication},
-	enginePostgres: {subscriptions.upsertPG, deleteSubscriptionsPG, raiseCeilingsPG, publications.upsertPG, deletePublicationsPG},
+	engineSQLite: {subscriptions.upsertSQLite, deleteSubscription, raiseCeiling, publications.upsertSQLite, deletePublication,
+		remotes.upsertSQLite, deleteRemote},
+	enginePostgres: {subscriptions.upsertPG, deleteSubscriptionsPG, raiseCeilingsPG, publications.upsertPG, deletePublicationsPG,
+		remotes.upsertPG, deleteRemotesPG},
 }
 
 // execer runs a prepared statement, within a transaction or, for a single one, without.
@@ -180,6 +207,16 @@ func (s *Store) commitSQLite(ctx context.Context, p *writes) error {
 				return err
 			}
 		}
+		for i := range p.remotes {
+			if err := exec(remotes.upsertSQLite, remotes.args(args, &p.remotes[i])...); err != nil {
+				return err
+			}
+		}
+		for _, id := range p.remotesGone {
+			if err := exec(deleteRemote, id); err != nil {
+				return err
+			}
+		}
 		return nil
 	})
 }
@@ -189,7 +226,7 @@ const pgRows = 4096
 
 func (s *Store) commitPostgres(ctx context.Context, p *writes) error {
 	kinds := 0
-	for _, n := range []int{len(p.subs), len(p.subsGone), len(p.ceilings), len(p.pubs), len(p.pubsGone)} {
+	for _, n := range []int{len(p.subs), len(p.subsGone), len(p.ceilings), len(p.pubs), len(p.pubsGone), len(p.remotes), len(p.remotesGone)} {
 		kinds += (n + pgRows - 1) / pgRows
 	}
 	return s.transaction(ctx, kinds > 1, func(exec execer) error {
@@ -199,13 +236,7 @@ func (s *Store) commitPostgres(ctx context.Context, p *writes) error {
 		if err != nil {
 			return err
 		}
-		err = chunks(p.subsGone, func(ids []string) error {
-			a := make(pq.StringArray, len(ids))
-			for i, id := range ids {
-				a[i] = escape(id)
-			}
-			return exec(deleteSubscriptionsPG, a)
-		})
+		err = chunks(p.subsGone, func(ids []string) error { return exec(deleteSubscriptionsPG, escapeAll(ids)) })
 		if err != nil {
 			return err
 		}
@@ -225,6 +256,14 @@ func (s *Store) commitPostgres(ctx context.Context, p *writes) error {
 		if err != nil {
 			return err
 		}
+		err = chunks(p.remotes, func(rows []dialog.RemoteRow) error { return exec(remotes.upsertPG, remotes.arrays(rows)...) })
+		if err != nil {
+			return err
+		}
+		err = chunks(p.remotesGone, func(ids []string) error { return exec(deleteRemotesPG, escapeAll(ids)) })
+		if err != nil {
+			return err
+		}
 		return chunks(p.pubsGone, func(ks []pubKey) error {
 			rs, es, ids := make(pq.StringArray, len(ks)), make(pq.StringArray, len(ks)), make(pq.StringArray, len(ks))
 			for i, k := range ks {
@@ -233,6 +272,14 @@ func (s *Store) commitPostgres(ctx context.Context, p *writes) error {
 			return exec(deletePublicationsPG, rs, es, ids)
 		})
 	})
+}
+
+func escapeAll(ids []string) pq.StringArray {
+	a := make(pq.StringArray, len(ids))
+	for i, id := range ids {
+		a[i] = escape(id)
+	}
+	return a
 }
 
 func chunks[T any](all []T, f func([]T) error) error {

@@ -1,5 +1,5 @@
-// Package sql keeps the rows of a server in a database: subscriptions (RFC 6665), publications (RFC 3903), XCAP
-// documents (RFC 4825), users' digest secrets (RFC 8760) and a few values about the database itself.
+// Package sql keeps the rows of a server in a database: subscriptions here and at other servers (RFC 6665), publications
+// (RFC 3903), XCAP documents (RFC 4825), users' digest secrets (RFC 8760) and a few values about the database itself.
 //
 // It owns the schema and its migrations, the connections, and the lock that keeps a second server out. It owns no
 // meaning: what a row says belongs to packages dialog and pa, and expired rows stay until they are deleted.

@@ -19,6 +19,11 @@ func (s *Store) Publications(ctx context.Context, f func(pa.PublicationRow) erro
 	return load(ctx, s, publications, f)
 }
 
+// Remotes calls f with every stored subscription at another server; see Subscriptions.
+func (s *Store) Remotes(ctx context.Context, f func(dialog.RemoteRow) error) error {
+	return load(ctx, s, remotes, f)
+}
+
 func load[R any](ctx context.Context, s *Store, t *table[R], f func(R) error) error {
 	if s.mem != nil {
 		return nil

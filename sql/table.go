@@ -65,6 +65,29 @@ var publications = newTable("publication", 3, []column[pa.PublicationRow]{
 	{"expires_ms", func(r *pa.PublicationRow) any { return &r.ExpiresMS }},
 })
 
+var remotes = newTable("remote_subscription", 1, []column[dialog.RemoteRow]{
+	{"id", func(r *dialog.RemoteRow) any { return &r.ID }},
+	{"shard", func(r *dialog.RemoteRow) any { return &r.Shard }},
+	{"event", func(r *dialog.RemoteRow) any { return &r.Event }},
+	{"resource", func(r *dialog.RemoteRow) any { return &r.Resource }},
+	{"watcher", func(r *dialog.RemoteRow) any { return &r.Watcher }},
+	{"call_id", func(r *dialog.RemoteRow) any { return &r.CallID }},
+	{"local_uri", func(r *dialog.RemoteRow) any { return &r.LocalURI }},
+	{"remote_tag", func(r *dialog.RemoteRow) any { return &r.RemoteTag }},
+	{"remote_target", func(r *dialog.RemoteRow) any { return &r.RemoteTarget }},
+	{"route_set", func(r *dialog.RemoteRow) any { return &r.RouteSet }},
+	{"accept", func(r *dialog.RemoteRow) any { return &r.Accept }},
+	{"remote_cseq", func(r *dialog.RemoteRow) any { return &r.RemoteCSeq }},
+	{"cseq_ceiling", func(r *dialog.RemoteRow) any { return &r.CSeqCeiling }},
+	{"state", func(r *dialog.RemoteRow) any { return (*uint8)(&r.State) }},
+	{"leaving", func(r *dialog.RemoteRow) any { return &r.Leaving }},
+	{"content_type", func(r *dialog.RemoteRow) any { return &r.ContentType }},
+	{"body", func(r *dialog.RemoteRow) any { return &r.Body }},
+	{"want_ms", func(r *dialog.RemoteRow) any { return &r.WantMS }},
+	{"created_ms", func(r *dialog.RemoteRow) any { return &r.CreatedMS }},
+	{"expires_ms", func(r *dialog.RemoteRow) any { return &r.ExpiresMS }},
+})
+
 // newTable writes
 //
 //	INSERT INTO t (k, a) VALUES (?, ?) ON CONFLICT (k) DO UPDATE SET a = excluded.a
