@@ -35,6 +35,15 @@ const (
 // in or refuse, waits for the turns of many shards.
 const turnBudget = 16
 
+// crowded is how many messages that wait, to be worked on or to be sent, put off
+// work that can be done later; laterPause is when it is tried again, and laterMost
+// when it is done all the same.
+const (
+	crowded    = 512
+	laterPause = time.Millisecond
+	laterMost  = 20 * time.Millisecond
+)
+
 // refusals bounds the 503s to datagrams in a second. It is high: who is refused
 // goes away, but who gets no answer asks ten times more.
 const refusals = 20000
@@ -261,6 +270,7 @@ func (rt *Runtime) quiesce(ctx context.Context) {
 	for {
 		var busy atomic.Int64
 		rt.each(func(t *Turn) {
+			busy.Add(int64(len(t.sh.later) + len(t.sh.local)))
 			for s := range t.sh.subs.all() {
 				if s.n.owed && s.n.failures == 0 {
 					s.n.urgent = true
@@ -380,8 +390,8 @@ func (rt *Runtime) Receive(m *sip.Message) {
 	}
 	isNew := isNewWork(m)
 	waiting := rt.backlog.Load()
-	if isNew && rt.opt.Unsent != nil {
-		waiting += int64(rt.opt.Unsent()) // what cannot be sent any faster is as good as not done
+	if isNew {
+		waiting = rt.waiting()
 	}
 	switch {
 	case isNew && waiting >= backlogNew, waiting >= 2*backlogAll, waiting >= backlogAll && m.IsRequest():
@@ -407,6 +417,16 @@ func (rt *Runtime) Receive(m *sip.Message) {
 	case n == 0:
 		sh.poke()
 	}
+}
+
+// waiting is how many messages wait to be worked on or to be sent: what cannot
+// be sent any faster is as good as not done.
+func (rt *Runtime) waiting() int64 {
+	n := rt.backlog.Load()
+	if rt.opt.Unsent != nil {
+		n += int64(rt.opt.Unsent())
+	}
+	return n
 }
 
 // overflow refuses or drops a message that nobody has the time for.
@@ -511,7 +531,9 @@ type shard struct {
 	refreshes  Spread // of restored remote subscriptions
 	turn       *Turn
 	dirty      []*subscription
-	frozen     bool // what is stored is final: nothing is sent any more
+	frozen     bool          // what is stored is final: nothing is sent any more
+	later      []func(*Turn) // see Turn.Later; bounded by the objects that have such work
+	laterAt    time.Time     // when the last of them ran
 
 	local   []Update // updates to sinks of this shard
 	held    []send   // sends that wait for commits
@@ -607,6 +629,13 @@ func (sh *shard) work(now time.Time) (time.Time, bool) {
 	sh.release(now)
 	sh.tx.Advance(now, func(out sip.Outcome) { sh.guard(func() { sh.outcome(t, out, nil) }) })
 	sh.wheel.Advance(now, func(key uint64) { sh.guard(func() { sh.timer(t, key) }) })
+	if len(sh.later) > 0 && (sh.rt.waiting() < crowded || now.Sub(sh.laterAt) >= laterMost) {
+		sh.laterAt = now
+		f := sh.later[0]
+		sh.later[0] = nil
+		sh.later = sh.later[1:]
+		sh.guard(func() { f(t) })
+	}
 	for i, f := range calls {
 		sh.guard(func() { f(t) })
 		calls[i] = nil
@@ -630,6 +659,13 @@ func (sh *shard) work(now time.Time) (time.Time, bool) {
 	sh.finish(t)
 
 	next, ok := sh.wheel.Next()
+	if len(sh.later) > 0 {
+		if sh.rt.waiting() < crowded {
+			sh.poke()
+		} else if pause := now.Add(laterPause); !ok || pause.Before(next) {
+			next, ok = pause, true
+		}
+	}
 	if n2, ok2 := sh.tx.Next(); ok2 && (!ok || n2.Before(next)) {
 		next, ok = n2, true
 	}

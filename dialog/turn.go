@@ -151,6 +151,12 @@ func (t *Turn) Async(work func(ctx context.Context), done func(*Turn)) bool {
 	}
 }
 
+// Later runs f in a turn of this shard to come, for work that is done in
+// pieces. A turn runs one such f, so what waits for the shard comes in between,
+// and while the server is crowded only one in laterMost, so that the others'
+// requests are not refused for it. Stop waits for them.
+func (t *Turn) Later(f func(*Turn)) { t.sh.later = append(t.sh.later, f) }
+
 // asyncTimeout bounds a resolution or a fetch; it is shorter than sourceTimeout.
 const asyncTimeout = 8 * time.Second
 

@@ -244,3 +244,39 @@ func TestRegistry(t *testing.T) {
 		t.Errorf("%s %v", r.AllowEvents(), r.Types())
 	}
 }
+
+// Work in pieces: each piece has a turn of its own, what waits for the shard
+// comes in between, and a stop waits for the last piece.
+func TestLater(t *testing.T) {
+	rt := New(Options{Packages: NewRegistry(), Durability: Memory})
+	rt.Start()
+	const pieces = 50
+	done, seen := 0, 0
+	var piece func(t *Turn)
+	piece = func(t *Turn) {
+		time.Sleep(time.Millisecond) // work
+		if done++; done < pieces {
+			t.Later(piece)
+		}
+		if done == 10 {
+			rt.Post(t.Shard(), func(*Turn) { seen = done })
+		}
+	}
+	rt.Do("x", piece)
+	for over := false; !over; {
+		rt.Do("x", func(*Turn) { over = done == pieces })
+	}
+	if seen != 11 {
+		t.Errorf("what came with the 10th piece had its turn after the %dth, want the 11th", seen)
+	}
+	rt.Do("x", func(t *Turn) {
+		done = 0
+		t.Later(piece)
+	})
+	if err := rt.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if done != pieces {
+		t.Errorf("stopped after %d of %d pieces", done, pieces)
+	}
+}

@@ -14,7 +14,8 @@
 // transformations leaves, the polite-block one), never once per watcher. When
 // rules cannot be read, watchers get less, never more (PR-18). Watchers are
 // told of changes only: a refresh, or a publication of equal content, tells
-// nobody.
+// nobody. A presentity with many watchers is walked in pieces, see walk: each
+// watcher ends with the newest state.
 //
 //	c := pa.New(pa.Options{Mode: pa.Confirm, Rules: rules, ...}) // a factory
 //	rt := dialog.New(dialog.Options{Components: []func(uint8) dialog.Component{c.Shard, ...}})

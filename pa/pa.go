@@ -1,9 +1,8 @@
 package pa
 
 import (
-	"bytes"
 	"context"
-	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"log/slog"
 	"slices"
@@ -72,6 +71,7 @@ type Options struct {
 type Stats struct {
 	Presentities, Publications, Watchers  atomic.Int64
 	Published, Refreshed, Expired, Denied atomic.Uint64
+	Rendered                              atomic.Uint64 // documents: of the whole and of views
 }
 
 // Agent makes the shards and holds what they share.
@@ -113,6 +113,7 @@ type Shard struct {
 	all    map[string]*presentity // by canonical key
 	timers map[uint64]timed
 	nextID uint64
+	random sip.Random
 }
 
 // timed is what a timer belongs to: a publication, or a presentity whose rules
@@ -128,14 +129,21 @@ type presentity struct {
 	pubs     []*publication // oldest change first
 	seq      uint64
 	sphere   string
-	doc      *dialog.Document            // all publications composed
-	views    map[string]*dialog.Document // by key of the transformation
-	watchers map[dialog.SinkRef]*watcher
+	doc      *dialog.Document // all publications composed; nil until somebody wants it
+	views    *views           // nil when all see the whole
+	watchers watcherSet
 	winfos   map[dialog.SinkRef]*watcherList
-	ruleTime time.Time // when time alone may change a decision
-	ruleID   uint64
+	walk     *walk      // under way
+	clock    *ruleClock // nil until time alone may change a decision
+	rev      uint32     // of doc
 	fetching bool
 	stale    bool // the rules changed while they were being read
+}
+
+// ruleClock is when time alone may change a decision, and its timer.
+type ruleClock struct {
+	at time.Time // zero: not known of any
+	id uint64
 }
 
 type publication struct {
@@ -145,36 +153,11 @@ type publication struct {
 	id    uint64 // of the timer
 }
 
-// watcher is an attachment to presence.
-type watcher struct {
-	id       string
-	uri      string
-	since    time.Time
-	decided  bool
-	handling policy.Handling
-	view     policy.Transform
-	event    string // of winfo: subscribe or approved
-	reported bool   // by winfo, perhaps before a restart
-	member   bool   // of a list: stays when it is blocked, for the day it is not
-}
-
-// status is the watcher's state as watcher information says it.
-func (w *watcher) status() string {
-	switch {
-	case w.decided && w.handling >= policy.PoliteBlock:
-		return winfo.Active
-	case w.blocked():
-		return winfo.Terminated
-	}
-	return winfo.Pending
-}
-
-func (w *watcher) blocked() bool { return w.decided && w.handling == policy.Block }
-
 func (s *Shard) presentity(key string) *presentity {
 	p := s.all[key]
 	if p == nil {
-		p = &presentity{key: key, watchers: make(map[dialog.SinkRef]*watcher), views: make(map[string]*dialog.Document)}
+		key = strings.Clone(key) // the caller's may be a part of something larger
+		p = &presentity{key: key}
 		s.all[key] = p
 		s.a.stats.Presentities.Add(1)
 	}
@@ -183,8 +166,10 @@ func (s *Shard) presentity(key string) *presentity {
 
 // tidy forgets a presentity that nobody publishes or watches.
 func (s *Shard) tidy(p *presentity) {
-	if len(p.pubs) == 0 && len(p.watchers) == 0 && len(p.winfos) == 0 && s.all[p.key] == p {
-		delete(s.timers, p.ruleID)
+	if len(p.pubs) == 0 && p.watchers.live == 0 && len(p.winfos) == 0 && s.all[p.key] == p {
+		if p.clock != nil {
+			delete(s.timers, p.clock.id)
+		}
 		delete(s.all, p.key)
 		s.a.stats.Presentities.Add(-1)
 	}
@@ -203,26 +188,43 @@ func (s *Shard) Attach(t *dialog.Turn, in dialog.Interest, to dialog.SinkRef) {
 		s.tidy(p)
 		return
 	}
-	if len(p.watchers) >= s.a.opt.MaxWatchers && p.watchers[to] == nil {
+	i := p.watchers.find(to)
+	if i >= 0 { // anew
+		s.a.stats.Watchers.Add(-1)
+		p.remove(i)
+		p.compact()
+	}
+	if p.watchers.live >= s.a.opt.MaxWatchers || !p.watchers.fits(in.Watcher.URI) {
 		t.Update(dialog.Update{To: to, State: dialog.Terminated, Reason: dialog.Giveup, RetryAfter: time.Minute,
 			Err: &dialog.Error{Status: 503, Reason: "Too Many Watchers", RetryAfter: time.Minute}})
 		return
 	}
-	if p.watchers[to] == nil {
-		s.a.stats.Watchers.Add(1)
+	s.a.stats.Watchers.Add(1)
+	i = p.watchers.add(to, in.Watcher.URI)
+	w := &p.watchers.all[i]
+	s.begin(t, w)
+	if in.Depth > 0 {
+		w.is |= member
 	}
-	w := &watcher{id: newToken(), uri: in.Watcher.URI, since: t.Now, event: winfo.Subscribe, member: in.Depth > 0,
-		reported: in.Resumed}
-	p.watchers[to] = w
+	if in.Resumed {
+		w.is |= reported
+	}
 	sets, ok := s.rules(p.key)
 	if !ok {
 		s.fetchRules(t, p)
 		return
 	}
-	if s.decide(t, p, to, w, sets) {
+	if s.decide(t, p, i, in.Watcher.URI, sets) {
 		s.watchersChanged(t, p, nil)
 	}
+	p.compact()
 	s.tidy(p)
+}
+
+// begin makes a watcher a new subscription.
+func (s *Shard) begin(t *dialog.Turn, w *watcher) {
+	w.id, w.since = binary.BigEndian.Uint64(s.random.Next(8)), t.Now.UnixMilli()
+	w.is &^= approved | reported
 }
 
 // Detach implements dialog.Source.
@@ -231,13 +233,29 @@ func (s *Shard) Detach(t *dialog.Turn, in dialog.Interest, to dialog.SinkRef) {
 	if p == nil {
 		return
 	}
-	if w := p.watchers[to]; w != nil {
-		delete(p.watchers, to)
+	if i := p.watchers.find(to); i >= 0 {
 		s.a.stats.Watchers.Add(-1)
-		s.watcherGone(t, p, w, winfo.Timeout)
+		s.watcherGone(t, p, &p.watchers.all[i], winfo.Timeout)
+		p.remove(i)
+		p.compact()
 	}
 	delete(p.winfos, to)
 	s.tidy(p)
+}
+
+// remove takes a watcher out; its place is free until compact.
+func (p *presentity) remove(i int) {
+	p.show(&p.watchers.all[i], 0)
+	p.watchers.remove(i)
+}
+
+// compact closes the gaps that watchers left.
+func (p *presentity) compact() {
+	if p.walk != nil {
+		p.walk.at = p.watchers.compact(p.walk.at)
+	} else {
+		p.watchers.compact(0)
+	}
 }
 
 // Released ends every subscription to a resource that somebody else serves
@@ -248,18 +266,11 @@ func (s *Shard) Released(t *dialog.Turn, resource string) {
 	if p == nil {
 		return
 	}
-	end := func(to dialog.SinkRef) {
+	for to := range p.winfos {
 		t.Update(dialog.Update{To: to, State: dialog.Terminated, Reason: dialog.Deactivated})
 	}
-	for to := range p.watchers {
-		end(to)
-	}
-	for to := range p.winfos {
-		end(to)
-	}
-	s.a.stats.Watchers.Add(-int64(len(p.watchers)))
-	clear(p.watchers)
 	clear(p.winfos)
+	s.walk(t, p, walk{released: true})
 	s.tidy(p)
 }
 
@@ -306,22 +317,10 @@ const rulesRetry = time.Minute
 // decideAll decides anew for every watcher of a presentity. With an error
 // those already decided keep what they have and the others wait (PR-18).
 func (s *Shard) decideAll(t *dialog.Turn, p *presentity, sets []*policy.Ruleset, err error) {
-	if err != nil && len(p.watchers) > 0 {
+	if err != nil && p.watchers.live > 0 {
 		s.ruleTimer(t, p, t.Now.Add(rulesRetry))
 	}
-	news := false
-	for to, w := range p.watchers {
-		switch {
-		case err == nil:
-			news = s.decide(t, p, to, w, sets) || news
-		case !w.decided:
-			w.decided, w.handling, news = true, policy.Confirm, true
-			s.tell(t, p, to, w)
-		}
-	}
-	if news {
-		s.watchersChanged(t, p, nil)
-	}
+	s.walk(t, p, walk{rules: &ruling{sets, err}})
 	s.tidy(p)
 }
 
@@ -329,7 +328,7 @@ func (s *Shard) decideAll(t *dialog.Turn, p *presentity, sets []*policy.Ruleset,
 // changed (PR-17).
 func (s *Shard) RulesChanged(t *dialog.Turn, resource string) {
 	p := s.all[resource]
-	if p == nil || len(p.watchers) == 0 {
+	if p == nil || p.watchers.live == 0 {
 		return
 	}
 	if p.fetching {
@@ -364,105 +363,70 @@ func (a *Agent) Decide(watcher, resource, sphere string, sets []*policy.Ruleset,
 	return d, "no rule matched"
 }
 
-// decide applies the rules to one watcher and tells it what changed by that. It
-// returns whether its status in watcher information is another.
-func (s *Shard) decide(t *dialog.Turn, p *presentity, to dialog.SinkRef, w *watcher, sets []*policy.Ruleset) bool {
-	d, _ := s.a.Decide(w.uri, p.key, p.sphere, sets, t.Now)
+// decide applies the rules to the watcher at a place and tells it what changed
+// by that. It returns whether its status in watcher information is another. A
+// watcher that is refused leaves a gap.
+func (s *Shard) decide(t *dialog.Turn, p *presentity, i int, uri string, sets []*policy.Ruleset) bool {
+	d, _ := s.a.Decide(uri, p.key, p.sphere, sets, t.Now)
 	s.ruleTimer(t, p, d.NextChange)
-	if w.decided && w.handling == d.Handling && w.view.Key() == d.Transform.Key() {
+	w, view := &p.watchers.all[i], p.viewOf(&d)
+	if w.is&decided != 0 && w.handling == d.Handling && w.view == view {
 		return false
 	}
-	fresh, before := !w.decided, w.status()
+	fresh, before := w.is&decided == 0, w.status()
 	if !fresh && w.handling != policy.Block && d.Handling >= policy.PoliteBlock && w.handling < policy.PoliteBlock {
-		w.event = winfo.Approved
+		w.is |= approved
 	}
-	w.decided, w.handling, w.view = true, d.Handling, d.Transform
+	w.is |= decided
+	w.handling = d.Handling
+	p.show(w, view)
 	if d.Handling == policy.Block {
 		s.a.stats.Denied.Add(1)
-		if !w.member {
-			delete(p.watchers, to)
+		stays := w.is&member != 0
+		t.Update(dialog.Update{To: w.ref(), State: dialog.Terminated, Reason: dialog.Rejected, Err: dialog.Refuse(403, ""), Retrying: stays})
+		s.watcherGone(t, p, w, winfo.Rejected)
+		s.begin(t, w) // the next subscription
+		if !stays {
+			p.remove(i)
 			s.a.stats.Watchers.Add(-1)
 		}
-		t.Update(dialog.Update{To: to, State: dialog.Terminated, Reason: dialog.Rejected, Err: dialog.Refuse(403, ""), Retrying: w.member})
-		s.watcherGone(t, p, w, winfo.Rejected)
-		w.id, w.since, w.event, w.reported = newToken(), t.Now, winfo.Subscribe, false // of the next subscription
 		return false
 	}
-	s.tell(t, p, to, w)
+	s.tell(t, p, w)
 	if fresh {
-		return !w.reported
+		return w.is&reported == 0
 	}
 	return w.status() != before
 }
 
 // tell sends a watcher what it may see now.
-func (s *Shard) tell(t *dialog.Turn, p *presentity, to dialog.SinkRef, w *watcher) {
-	u := dialog.Update{To: to, State: dialog.Active}
-	switch w.handling {
-	case policy.Confirm:
+func (s *Shard) tell(t *dialog.Turn, p *presentity, w *watcher) {
+	u := dialog.Update{To: w.ref(), State: dialog.Active}
+	if w.handling == policy.Confirm {
 		u.State = dialog.Pending
-	case policy.PoliteBlock:
-		u.Doc = p.view("polite-block", func() []byte { return policy.PoliteBlockDocument(p.key) })
-	default:
-		u.Doc = s.visible(p, w.view)
+	} else {
+		u.Doc, w.told = s.document(t, p, w.view)
 	}
 	t.Update(u)
 }
 
-// view renders a document of the presentity once.
-func (p *presentity) view(key string, render func() []byte) *dialog.Document {
-	d := p.views[key]
-	if d == nil {
-		d = &dialog.Document{Type: pidf.MediaType, Body: render()}
-		p.views[key] = d
-	}
-	return d
-}
-
-// whole is the document composed of all publications.
-func (s *Shard) whole(p *presentity) *dialog.Document {
-	if p.doc == nil {
-		p.doc = &dialog.Document{Type: pidf.MediaType, Body: pidf.Compose(p.key, p.docs())}
-	}
-	return p.doc
-}
-
-// docs are the published documents, oldest first.
-func (p *presentity) docs() []*pidf.Document {
-	docs := make([]*pidf.Document, len(p.pubs))
-	for i, pub := range p.pubs {
-		docs[i] = pub.doc
-	}
-	return docs
-}
-
-func (s *Shard) visible(p *presentity, tr policy.Transform) *dialog.Document {
-	whole := s.whole(p)
-	if tr.IsEverything() {
-		return whole
-	}
-	return p.view("t:"+tr.Key(), func() []byte {
-		doc, err := tr.Apply(pidf.Merge(p.key, p.docs()))
-		if err != nil {
-			s.a.limit.Log(time.Now(), s.a.opt.Log, slog.LevelError, "document not filtered; shown as offline", "presentity", p.key, "err", err)
-			return pidf.Offline(p.key)
-		}
-		return doc.Bytes()
-	})
-}
-
 // ruleTimer looks again when time alone can change a decision.
 func (s *Shard) ruleTimer(t *dialog.Turn, p *presentity, at time.Time) {
-	if at.IsZero() || !p.ruleTime.IsZero() && !at.Before(p.ruleTime) && p.ruleTime.After(t.Now) {
+	if at.IsZero() {
 		return
 	}
-	if p.ruleID == 0 {
+	c := p.clock
+	switch {
+	case c == nil:
 		s.nextID++
-		p.ruleID = s.nextID
-		s.timers[p.ruleID] = timed{p: p}
+		c = &ruleClock{id: s.nextID}
+		p.clock = c
+		s.timers[c.id] = timed{p: p}
+	case !c.at.IsZero() && !at.Before(c.at) && c.at.After(t.Now):
+		return
 	}
-	p.ruleTime = at
-	t.SetTimer(s.a.opt.Component, p.ruleID, at)
+	c.at = at
+	t.SetTimer(s.a.opt.Component, c.id, at)
 }
 
 // Timer implements dialog.Component.
@@ -475,52 +439,35 @@ func (s *Shard) Timer(t *dialog.Turn, id uint64) {
 		s.expired(t, e.p, e.pub)
 		return
 	}
-	if !t.Now.Before(e.p.ruleTime) {
-		e.p.ruleTime = time.Time{}
+	if !t.Now.Before(e.p.clock.at) {
+		e.p.clock.at = time.Time{}
 		s.RulesChanged(t, e.p.key)
 	}
 }
 
 // changed composes anew and tells those who see a difference.
 func (s *Shard) changed(t *dialog.Turn, p *presentity) {
-	before := p.doc
-	polite := p.views["polite-block"]
-	old := p.views
-	p.doc, p.views = nil, make(map[string]*dialog.Document)
-	if polite != nil {
-		p.views["polite-block"] = polite
-	}
-	if sphere := pidf.Sphere(p.docs()); sphere != p.sphere {
-		p.sphere = sphere
-		s.RulesChanged(t, p.key) // before anybody is shown a document of the new sphere
-	}
-	if len(p.watchers) == 0 {
+	sphere := pidf.Sphere(p.docs())
+	moved := sphere != p.sphere
+	p.sphere = sphere
+	if p.watchers.live == 0 {
+		p.doc, p.views = nil, nil
 		return
 	}
-	if now := s.whole(p); before != nil && bytes.Equal(before.Body, now.Body) {
-		p.doc, p.views = before, old
-		return
+	differs := s.compose(p)
+	if differs {
+		p.outdate()
 	}
-	for to, w := range p.watchers {
-		if !w.decided || w.handling != policy.Allow {
-			continue
-		}
-		if !w.view.IsEverything() {
-			key := "t:" + w.view.Key()
-			if was := old[key]; was != nil && bytes.Equal(was.Body, s.visible(p, w.view).Body) {
-				p.views[key] = was // what changed is hidden from it
-				continue
-			}
-		}
-		s.tell(t, p, to, w)
+	if moved {
+		s.RulesChanged(t, p.key) // nobody is shown a document of the new sphere before
+	}
+	if differs {
+		s.walk(t, p, walk{})
 	}
 }
 
-func newToken() string {
-	var b [8]byte
-	rand.Read(b[:])
-	return hex.EncodeToString(b[:])
-}
+// newToken is an entity tag or the like.
+func (s *Shard) newToken() string { return hex.EncodeToString(s.random.Next(8)) }
 
 // Info describes a presentity to an operator.
 type Info struct {
@@ -563,8 +510,8 @@ func (s *Shard) Describe(resource string) (Info, bool) {
 		in.Publications = append(in.Publications, PublicationInfo{ETag: pub.row.ETag, Basic: pub.doc.Basic(), Note: pub.doc.Note(),
 			Updated: time.UnixMilli(pub.row.UpdatedMS).UTC(), Expires: time.UnixMilli(pub.row.ExpiresMS).UTC(), Bytes: len(pub.row.Body)})
 	}
-	for _, w := range p.watchers {
-		in.Watchers = append(in.Watchers, WatcherInfoRow{URI: w.uri, Status: w.status(), Handling: w.handling.String(), Since: w.since.UTC()})
+	for w := range p.watchers.each() {
+		in.Watchers = append(in.Watchers, WatcherInfoRow{URI: p.watchers.uri(w), Status: w.status(), Handling: w.handling.String(), Since: w.started().UTC()})
 	}
 	slices.SortFunc(in.Watchers, func(a, b WatcherInfoRow) int { return strings.Compare(a.URI, b.URI) })
 	return in, true

@@ -71,7 +71,7 @@ func (s *Shard) publish(t *dialog.Turn, r *dialog.Request) *dialog.Error {
 			return &dialog.Error{Status: 503, Reason: "Too Many Publications", RetryAfter: time.Minute}
 		}
 		p = s.presentity(r.Resource)
-		pub = &publication{row: PublicationRow{Resource: p.key, Event: r.Package.Name, ID: newToken()}}
+		pub = &publication{row: PublicationRow{Resource: p.key, Event: r.Package.Name, ID: s.newToken()}}
 		s.a.stats.Publications.Add(1)
 	}
 	s.a.stats.Published.Add(1)
@@ -133,7 +133,7 @@ func (s *Shard) published(t *dialog.Turn, r *dialog.Request, tag string, expires
 
 // keep gives a publication a new entity tag and expiry, and stores it.
 func (s *Shard) keep(t *dialog.Turn, p *presentity, pub *publication, expires time.Duration) {
-	pub.row.ETag = newToken()
+	pub.row.ETag = s.newToken()
 	pub.row.ExpiresMS = t.Now.Add(expires).UnixMilli()
 	s.arm(t, p, pub)
 	t.Persist(PutPublication{Row: pub.row})
@@ -162,7 +162,7 @@ func (s *Shard) unpublish(t *dialog.Turn, r *dialog.Request, p *presentity, pub 
 			return err
 		}
 	}
-	s.published(t, r, newToken(), 0) // the tag is required and of no use (PUB-02)
+	s.published(t, r, s.newToken(), 0) // the tag is required and of no use (PUB-02)
 	if pub != nil {
 		s.drop(t, p, pub)
 	}

@@ -53,21 +53,22 @@ func (s *Shard) watchersChanged(t *dialog.Turn, p *presentity, gone *winfo.Watch
 // watcherGone tells of a watcher that has ended. One that was never reported is
 // nobody's news (RFC 3857 section 4.7.2).
 func (s *Shard) watcherGone(t *dialog.Turn, p *presentity, w *watcher, event string) {
-	if w.reported {
-		s.watchersChanged(t, p, &winfo.Watcher{ID: w.id, URI: w.uri, Status: winfo.Terminated, Event: event})
+	if w.is&reported != 0 {
+		s.watchersChanged(t, p, &winfo.Watcher{ID: w.token(), URI: p.watchers.uri(w), Status: winfo.Terminated, Event: event})
 	}
 }
 
 // Render implements dialog.Content (WI-08, WI-09).
 func (l *watcherList) Render(dst []byte, v dialog.View) ([]byte, string) {
-	ws := make([]winfo.Watcher, 0, len(l.p.watchers)+len(l.gone))
-	for _, w := range l.p.watchers {
+	set := &l.p.watchers
+	ws := make([]winfo.Watcher, 0, set.live+len(l.gone))
+	for w := range set.each() {
 		if w.blocked() {
 			continue
 		}
-		w.reported = true
-		ws = append(ws, winfo.Watcher{ID: w.id, URI: w.uri, Status: w.status(), Event: w.event,
-			Duration: v.Now.Sub(w.since).Truncate(time.Second)})
+		w.is |= reported
+		ws = append(ws, winfo.Watcher{ID: w.token(), URI: set.uri(w), Status: w.status(), Event: w.event(),
+			Duration: v.Now.Sub(w.started()).Truncate(time.Second)})
 	}
 	slices.SortFunc(ws, func(a, b winfo.Watcher) int { return strings.Compare(a.ID, b.ID) })
 	ws = append(ws, l.gone...)

@@ -81,6 +81,7 @@ func (s *Server) metrics() *prometheus.Registry {
 	counter("pa_refreshed_total", "Publications refreshed.", nil, p.Refreshed.Load)
 	counter("pa_expired_total", "Publications that were not refreshed.", nil, p.Expired.Load)
 	counter("pa_denied_total", "Watchers blocked.", nil, p.Denied.Load)
+	counter("pa_rendered_total", "Presence documents rendered: the whole, and each view of a change.", nil, p.Rendered.Load)
 	gauge("rls_views", "List subscriptions.", l.Views.Load)
 	gauge("rls_members", "Attachments of list members.", l.Members.Load)
 	counter("rls_rendered_total", "List documents rendered.", nil, l.Rendered.Load)

@@ -1,8 +1,8 @@
 package policy
 
 import (
-	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"rollcall/pa/pidf"
@@ -161,15 +161,37 @@ func (t Transform) IsEverything() bool {
 
 // Key returns a string that is equal for equal transforms, to share what was
 // rendered for one watcher with others.
-func (t Transform) Key() string {
+func (t Transform) Key() string { return string(t.AppendKey(nil)) }
+
+// AppendKey appends Key to dst.
+func (t Transform) AppendKey(dst []byte) []byte {
 	if t.IsEverything() {
-		return "*"
+		return append(dst, '*')
+	}
+	for _, o := range [...]*occurrences{&t.services, &t.persons, &t.devices} {
+		dst = strconv.AppendBool(dst, o.all)
+		dst = appendMembers(dst, o.members)
 	}
 	if t.all {
-		t.attributes, t.input, t.unknown = 0, 0, nil
+		return append(dst, "all"...)
 	}
-	return fmt.Sprintf("%v %q %v %q %v %q %x %d %q %v", t.services.all, t.services.members, t.persons.all, t.persons.members,
-		t.devices.all, t.devices.members, t.attributes, t.input, t.unknown, t.all)
+	dst = strconv.AppendUint(dst, uint64(t.attributes), 16)
+	dst = append(dst, ' ')
+	dst = strconv.AppendUint(dst, uint64(t.input), 10)
+	return appendMembers(dst, t.unknown)
+}
+
+// appendMembers appends the members such that none can be read as others.
+func appendMembers(dst []byte, ms []member) []byte {
+	for _, m := range ms {
+		for _, s := range [...]string{m.kind, m.value} {
+			dst = append(dst, ' ')
+			dst = strconv.AppendInt(dst, int64(len(s)), 10)
+			dst = append(dst, ':')
+			dst = append(dst, s...)
+		}
+	}
+	return append(dst, '|')
 }
 
 // union adds what u grants.
