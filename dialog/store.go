@@ -26,6 +26,7 @@ type SubscriptionRow struct {
 	CallID       string
 	LocalURI     string // To of the SUBSCRIBE, without tag
 	RemoteURI    string // From of the SUBSCRIBE, without tag
+	LocalTag     string // our tag as the peer knows it, when another server gave it; "": ID
 	RemoteTag    string
 	RemoteTarget string // Contact of the newest SUBSCRIBE
 	RouteSet     string // Record-Route values in order, joined by ", "
@@ -42,6 +43,14 @@ type SubscriptionRow struct {
 
 	CreatedMS int64
 	ExpiresMS int64
+}
+
+// localTag is our tag on the wire.
+func (r *SubscriptionRow) localTag() string {
+	if r.LocalTag != "" {
+		return r.LocalTag
+	}
+	return r.ID
 }
 
 // PutSubscription inserts or replaces a row.

@@ -328,9 +328,9 @@ func (s *subscription) await(r *Request, granted time.Duration) {
 // resubscribe handles a SUBSCRIBE within a dialog.
 func (sh *shard) resubscribe(t *Turn, r *Request) *Error {
 	m := r.Msg
-	id, ok := parseTag(m.To().Tag())
+	id, ok := sh.rt.dialogOf(m)
 	s := sh.subs[id]
-	if !ok || s == nil || s.row.CallID != string(m.CallID()) || s.row.RemoteTag != string(m.From().Tag()) ||
+	if !ok || s == nil || s.row.LocalTag != "" && s.row.LocalTag != string(m.To().Tag()) || s.row.CallID != string(m.CallID()) || s.row.RemoteTag != string(m.From().Tag()) ||
 		s.n.phase == phaseTerminated || s.row.Watcher != r.Watcher.URI {
 		return Refuse(481, "")
 	}
@@ -625,7 +625,7 @@ func (sh *shard) answerSubscribe(t *Turn, s *subscription, err *Error) {
 		sh.refuse(t, m, s.tx, err)
 		return
 	}
-	b := sip.AppendResponse(sh.headBuf[:0], m, 200, "OK", s.row.ID)
+	b := sip.AppendResponse(sh.headBuf[:0], m, 200, "OK", s.row.localTag())
 	for v := range m.Headers(sip.HdrRecordRoute) {
 		b = sip.AppendHeader(b, "Record-Route", string(v))
 	}
@@ -945,7 +945,7 @@ func (sh *shard) appendNotify(b []byte, t *Turn, s *subscription, flow sip.Flow,
 	if route != "" {
 		b = sip.AppendHeader(b, "Route", route)
 	}
-	b = appendAddr(b, "From: <", row.LocalURI, row.ID)
+	b = appendAddr(b, "From: <", row.LocalURI, row.localTag())
 	b = appendAddr(b, "To: <", row.RemoteURI, row.RemoteTag)
 	b = sip.AppendHeader(b, "Call-ID", row.CallID)
 	b = append(b, "CSeq: "...)
@@ -1135,12 +1135,19 @@ func (sh *shard) notifyFailed(t *Turn, s *subscription, status int, err error) {
 }
 
 // Restore brings a stored subscription back after a restart. notify asks for a
-// NOTIFY with full state, for when it is not known what was sent last.
+// NOTIFY with full state, for when it is not known what was sent last. Restores
+// come one after the other, before the first Receive.
 func (rt *Runtime) Restore(row SubscriptionRow, notify bool) error {
 	pkg := rt.opt.Packages.Find(row.Event)
 	id, ok := parseTag([]byte(row.ID))
 	if pkg == nil || !ok {
 		return errors.New("stored subscription " + row.ID + ": unknown package or bad id")
+	}
+	if row.LocalTag != "" {
+		if rt.foreign == nil {
+			rt.foreign = make(map[string]uint64)
+		}
+		rt.foreign[string(appendDialogKey(nil, row.CallID, row.LocalTag, row.RemoteTag))] = id
 	}
 	rt.Post(tagShard(id), func(t *Turn) {
 		sh := t.sh
