@@ -63,7 +63,7 @@ func (r *run) dialog(v row, list bool) (Outcome, string) {
 		return NotTaken, "the subscription has ended"
 	case status == statusWaiting:
 		return NotTaken, "a watcher without a subscription"
-	case status != statusActive && status != statusPending:
+	case status != statusActive && status != statusPending && !(list && status == 0): // Kamailio's list server sets none
 		return NotTaken, "status is neither active nor pending"
 	}
 	pkg := r.Package(v.text("event"))
