@@ -54,17 +54,35 @@ func OpenPeer(ctx context.Context, dsn string) (*PeerDB, error) {
 		return nil, errors.New("unknown kind of database: want sqlite:PATH, postgres://... or mysql://...")
 	}
 	if err == nil {
-		opt := &stdsql.TxOptions{ReadOnly: true, Isolation: stdsql.LevelRepeatableRead}
-		if p.kind == "sqlite" { // whose transactions are that anyway
-			opt = nil
-		}
-		p.tx, err = p.db.BeginTxx(ctx, opt)
+		err = p.begin(ctx)
 	}
 	if err != nil {
 		p.Close()
 		return nil, fmt.Errorf("sql: open %s: %w", p.name, err)
 	}
 	return p, nil
+}
+
+// begin fixes the moment.
+func (p *PeerDB) begin(ctx context.Context) (err error) {
+	opt, first := (*stdsql.TxOptions)(nil), ""
+	switch p.kind {
+	case "sqlite":
+		first = `SELECT count(*) FROM sqlite_master`
+	case "postgres":
+		opt, first = &stdsql.TxOptions{ReadOnly: true, Isolation: stdsql.LevelRepeatableRead}, `SELECT 1`
+	case "mysql": // which takes the moment of the first read of a row, if it is not told otherwise
+		p.db.SetMaxOpenConns(1)
+		if _, err := p.db.ExecContext(ctx, `SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ`); err != nil {
+			return err
+		}
+		first = `START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY`
+	}
+	if p.tx, err = p.db.BeginTxx(ctx, opt); err != nil {
+		return err
+	}
+	_, err = p.tx.ExecContext(ctx, first)
+	return err
 }
 
 func (p *PeerDB) openMySQL(dsn string) error {
