@@ -65,12 +65,11 @@ func importPeer(c *cli.Context) error {
 	opt := server.ImportOptions{DryRun: c.Bool("dry-run"), Each: func(r server.ImportRow) {
 		switch {
 		case c.Bool("json"):
-			werr = errors.Join(werr, enc.Encode(r))
+			if werr == nil {
+				werr = enc.Encode(r)
+			}
 		case c.Bool("verbose") && r.Outcome == "not taken":
 			fmt.Fprintln(c.App.ErrWriter, clean(fmt.Sprintf("%s %s: %s: %s", r.Table, dash(r.ID), r.Row, r.Reason)))
-		}
-		if werr != nil && len(werr.Error()) > 1000 {
-			werr = errors.New("cannot write the report")
 		}
 	}}
 	log := slog.New(slog.NewTextHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: slog.LevelWarn}))
