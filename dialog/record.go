@@ -97,6 +97,7 @@ const (
 	txRemoteURI // empty: that of the watcher
 	txLocalURI  // empty: that of the resource
 	txURI       // of the resource as the watcher wrote it; empty: as it is
+	txLocalTag  // of a dialog that another server began; empty: by the id
 	texts
 )
 
@@ -134,6 +135,14 @@ func appendEither(b, text []byte, other string) []byte {
 		return append(b, other...)
 	}
 	return append(b, text...)
+}
+
+// localTag is our tag in a dialog.
+func (sh *shard) localTag(s *subscription) string {
+	if tag := sh.own(s).t[txLocalTag]; len(tag) > 0 {
+		return string(tag)
+	}
+	return formatTag(s.id)
 }
 
 // keep stores a subscription's own texts.
@@ -236,7 +245,7 @@ func (sh *shard) flow(s *subscription) (f sip.Flow) {
 func (sh *shard) row(t *Turn, s *subscription) SubscriptionRow {
 	o, in := sh.own(s), sh.rt.shared
 	r := SubscriptionRow{
-		ID: formatTag(s.id), Shard: sh.id, Event: sh.pkgOf(s).Name, EventID: string(o.t[txEventID]),
+		ID: formatTag(s.id), LocalTag: string(o.t[txLocalTag]), Shard: sh.id, Event: sh.pkgOf(s).Name, EventID: string(o.t[txEventID]),
 		Resource: o.resource, Watcher: o.watcher,
 		CallID: string(o.t[txCallID]), RemoteTag: string(o.t[txRemoteTag]), RemoteTarget: string(o.t[txTarget]),
 		LocalURI: either(o.t[txLocalURI], o.resource), RemoteURI: either(o.t[txRemoteURI], o.watcher),

@@ -9,7 +9,7 @@ import (
 )
 
 // Recovery brings stored subscriptions back after a restart. It is used by one
-// goroutine.
+// goroutine, before the first Receive.
 type Recovery struct {
 	rt     *Runtime
 	spread time.Duration
@@ -48,6 +48,12 @@ func (r *Recovery) Add(row SubscriptionRow, notify bool) error {
 	id, ok := parseTag([]byte(row.ID))
 	if pkg == nil || !ok {
 		return errors.New("stored subscription " + row.ID + ": unknown package or bad id")
+	}
+	if row.LocalTag != "" {
+		if r.rt.foreign == nil {
+			r.rt.foreign = make(map[string]uint64)
+		}
+		r.rt.foreign[string(appendDialogKey(nil, row.CallID, row.LocalTag, row.RemoteTag))] = id
 	}
 	e := restoring{row: row, id: id, pkg: pkg, notify: notify}
 	if notify {
@@ -115,6 +121,7 @@ func (sh *shard) restore(t *Turn, e *restoring) {
 	sh.keep(s, &[texts][]byte{
 		txCallID: []byte(row.CallID), txRemoteTag: []byte(row.RemoteTag), txTarget: []byte(row.RemoteTarget), txEventID: []byte(row.EventID),
 		txRemoteURI: unless([]byte(row.RemoteURI), row.Watcher), txLocalURI: unless([]byte(row.LocalURI), row.Resource),
+		txLocalTag: []byte(row.LocalTag),
 	})
 	var notify moment
 	if e.notify {

@@ -147,6 +147,10 @@ type Runtime struct {
 	panics  sip.LogLimit
 
 	unsettled []string // see Unsettled
+
+	// Dialogs that another server began, by appendDialogKey. A Recovery fills it before
+	// there are messages; afterwards it only is read, so it needs no lock.
+	foreign map[string]uint64
 }
 
 // Stats counts; read with atomic loads. The last group must stay 0.
@@ -494,7 +498,7 @@ func (rt *Runtime) owner(in *incoming) uint8 {
 		return id.Shard()
 	}
 	if tag := m.To().Tag(); len(tag) > 0 && m.Method() != sip.PUBLISH { // which belongs to no dialog
-		if id, ok := parseTag(tag); ok {
+		if id, ok := rt.dialogOf(m); ok {
 			return tagShard(id)
 		}
 	}
@@ -504,6 +508,25 @@ func (rt *Runtime) owner(in *incoming) uint8 {
 		return 0
 	}
 	return ShardOf(in.key)
+}
+
+// dialogOf is the dialog that a request with a tag of ours names.
+func (rt *Runtime) dialogOf(m *sip.Message) (uint64, bool) {
+	if len(rt.foreign) > 0 {
+		var buf [256]byte
+		if id, ok := rt.foreign[string(appendDialogKey(buf[:0], m.CallID(), m.To().Tag(), m.From().Tag()))]; ok {
+			return id, true
+		}
+	}
+	return parseTag(m.To().Tag())
+}
+
+// appendDialogKey writes a dialog's identification (RFC 3261 section 12): tags
+// of others need not be unique by themselves.
+func appendDialogKey[S []byte | string](b []byte, callID, local, remote S) []byte {
+	b = append(append(b, callID...), 0)
+	b = append(append(b, local...), 0)
+	return append(b, remote...)
 }
 
 type mailbox struct {

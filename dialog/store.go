@@ -27,6 +27,7 @@ type SubscriptionRow struct {
 	CallID       string
 	LocalURI     string // To of the SUBSCRIBE, without tag
 	RemoteURI    string // From of the SUBSCRIBE, without tag
+	LocalTag     string // our tag as the peer knows it, when another server gave it; "": ID
 	RemoteTag    string
 	RemoteTarget string // Contact of the newest SUBSCRIBE
 	RouteSet     string // Record-Route values in order, joined by ", "

@@ -262,6 +262,12 @@ func (sh *shard) newID() uint64 {
 
 func tagShard(id uint64) uint8 { return uint8(id >> 48) }
 
+// TagFor is the tag of a dialog whose resource a shard owns, made of 48 bits
+// that nobody can guess.
+func TagFor(shard uint8, random uint64) string {
+	return formatTag(uint64(shard)<<48 | random&(1<<48-1))
+}
+
 func formatTag(id uint64) string { return string(appendTag(nil, id)) }
 
 func appendTag(dst []byte, id uint64) []byte {

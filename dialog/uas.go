@@ -321,12 +321,15 @@ func (sh *shard) await(s *subscription, r *Request, granted time.Duration) {
 // resubscribe handles a SUBSCRIBE within a dialog.
 func (sh *shard) resubscribe(t *Turn, r *Request) *Error {
 	m := r.Msg
-	id, ok := parseTag(m.To().Tag())
+	id, ok := sh.rt.dialogOf(m)
 	s := sh.subs.get(id)
 	if !ok || s == nil || s.n.phase == phaseTerminated {
 		return Refuse(481, "")
 	}
 	o := sh.own(s)
+	if tag := o.t[txLocalTag]; len(tag) > 0 && !bytes.Equal(tag, m.To().Tag()) {
+		return Refuse(481, "")
+	}
 	if !bytes.Equal(o.t[txCallID], m.CallID()) || !bytes.Equal(o.t[txRemoteTag], m.From().Tag()) || o.watcher != r.Watcher.URI {
 		return Refuse(481, "")
 	}
@@ -586,7 +589,7 @@ func (sh *shard) answerSubscribe(t *Turn, s *subscription, err *Error) {
 		sh.refuse(t, m, tx, err)
 		return
 	}
-	b := sip.AppendResponse(sh.headBuf[:0], m, 200, "OK", formatTag(s.id))
+	b := sip.AppendResponse(sh.headBuf[:0], m, 200, "OK", sh.localTag(s))
 	for v := range m.Headers(sip.HdrRecordRoute) {
 		b = sip.AppendHeader(b, "Record-Route", string(v))
 	}
@@ -927,8 +930,12 @@ func (sh *shard) appendNotify(b []byte, t *Turn, s *subscription, flow sip.Flow,
 	if route != "" {
 		b = sip.AppendHeader(b, "Route", route)
 	}
-	b = appendEither(append(b, "From: <"...), o.t[txLocalURI], o.resource)
-	b = appendTag(append(b, ">;tag="...), s.id)
+	b = append(appendEither(append(b, "From: <"...), o.t[txLocalURI], o.resource), ">;tag="...)
+	if tag := o.t[txLocalTag]; len(tag) > 0 {
+		b = append(b, tag...)
+	} else {
+		b = appendTag(b, s.id)
+	}
 	b = appendEither(append(b, "\r\nTo: <"...), o.t[txRemoteURI], o.watcher)
 	b = append(append(b, ">;tag="...), o.t[txRemoteTag]...)
 	b = append(append(b, "\r\nCall-ID: "...), o.t[txCallID]...)

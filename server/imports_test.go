@@ -31,6 +31,7 @@ var mayImport = map[string][]string{
 	"xcapclient":        {},
 	"sql":               {"dialog", "pa", "sip/auth"}, // the row types
 	"server":            {"pa/...", "rls/...", "b2b", "xcapclient", "sql", "dialog", "sip/..."},
+	"server/takeover":   {"pa", "pa/pidf", "xcapclient", "sql", "dialog", "sip/..."},
 	"server/servertest": {"server", "sip/...", "pa/pidf", "rls/rlmi"},
 	"cmd/rollcall":      {"server", "sip/...", "pa/pidf", "pa/winfo", "rls/rlmi", "sql"},
 	"e2e":               {},
@@ -40,7 +41,7 @@ var mayImport = map[string][]string{
 
 // onlyIn names libraries that one of our packages hides from the others.
 var onlyIn = map[string]string{
-	"github.com/jmoiron/sqlx": "sql", "github.com/lib/pq": "sql", "modernc.org/sqlite": "sql", "github.com/pressly/goose/v3": "sql", "database/sql": "sql",
+	"github.com/jmoiron/sqlx": "sql", "github.com/lib/pq": "sql", "modernc.org/sqlite": "sql", "github.com/go-sql-driver/mysql": "sql", "github.com/pressly/goose/v3": "sql", "database/sql": "sql",
 	"github.com/fsnotify/fsnotify": "xcapclient", "github.com/prometheus/client_golang/prometheus": "server", "github.com/urfave/cli/v2": "cmd/rollcall",
 	"github.com/emiago/sipgo":    "tests",
 	"github.com/icholy/digest":   "sip/auth",

@@ -13,6 +13,7 @@
 //   - One Store at a time serves a database, unless it was opened with Options.Beside. The lock goes with the process.
 //   - Table subscriber may be shared with Kamailio or OpenSIPS, whose columns it has: one that is there already is used as
 //     it is, it is never dropped, and a password in plain text is read but never written.
+//   - A PeerDB, the database of another server, is never written to; MySQL is known for that only.
 //   - A schema newer than the program is an error, never a guess.
 //
 // A Store may be used by many goroutines. It starts none, reads nothing on its own and does no SIP.

@@ -141,25 +141,30 @@ func (s *Store) eachSubscriber(ctx context.Context, tail string, args []any, f f
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var r subscriberRow
-		var ha1, sha256, sha512 string
-		if err := rows.Scan(&r.Username, &r.Domain, &r.password, &ha1, &r.HA1B, &sha256, &sha512); err != nil {
+		var username, domain, password, ha1, ha1b, sha256, sha512 string
+		if err := rows.Scan(&username, &domain, &password, &ha1, &ha1b, &sha256, &sha512); err != nil {
 			return err
 		}
-		// Columns of type CHAR are filled up with spaces.
-		r.Username, r.Domain = s.plain(strings.TrimRight(r.Username, " ")), s.plain(strings.TrimRight(r.Domain, " "))
-		r.Secrets[auth.MD5], r.Secrets[auth.SHA256], r.Secrets[auth.SHA512256] = hexDigits(ha1, 32), hexDigits(sha256, 64), hexDigits(sha512, 64)
-		if r.Secrets[auth.SHA256] == "" { // Kamailio has one column whatever its algorithm
-			r.Secrets[auth.SHA256] = hexDigits(ha1, 64)
-		}
-		if !r.Secrets.Known() && r.password != "" {
-			r.Secrets = auth.Derive(r.Username, r.Domain, r.password)
-		}
-		if err := f(&r); err != nil {
+		r := newSubscriberRow(s.plain(strings.TrimRight(username, " ")), s.plain(strings.TrimRight(domain, " ")), password, ha1, ha1b, sha256, sha512)
+		if err := f(r); err != nil {
 			return err
 		}
 	}
 	return rows.Err()
+}
+
+// newSubscriberRow makes a row of a table's values.
+func newSubscriberRow(username, domain, password, ha1, ha1b, sha256, sha512 string) *subscriberRow {
+	// Columns of type CHAR are filled up with spaces.
+	r := &subscriberRow{Subscriber{Username: strings.TrimRight(username, " "), Domain: strings.TrimRight(domain, " "), HA1B: ha1b}, password}
+	r.Secrets[auth.MD5], r.Secrets[auth.SHA256], r.Secrets[auth.SHA512256] = hexDigits(ha1, 32), hexDigits(sha256, 64), hexDigits(sha512, 64)
+	if r.Secrets[auth.SHA256] == "" { // Kamailio has one column whatever its algorithm
+		r.Secrets[auth.SHA256] = hexDigits(ha1, 64)
+	}
+	if !r.Secrets.Known() && r.password != "" {
+		r.Secrets = auth.Derive(r.Username, r.Domain, r.password)
+	}
+	return r
 }
 
 // subscriberColumns tells which of the columns we know the table has. It is looked up once: a table that is changed later

@@ -37,6 +37,7 @@ var subscriptions = newTable("subscription", 1, []column[dialog.SubscriptionRow]
 	{"call_id", func(r *dialog.SubscriptionRow) any { return &r.CallID }},
 	{"local_uri", func(r *dialog.SubscriptionRow) any { return &r.LocalURI }},
 	{"remote_uri", func(r *dialog.SubscriptionRow) any { return &r.RemoteURI }},
+	{"local_tag", func(r *dialog.SubscriptionRow) any { return &r.LocalTag }},
 	{"remote_tag", func(r *dialog.SubscriptionRow) any { return &r.RemoteTag }},
 	{"remote_target", func(r *dialog.SubscriptionRow) any { return &r.RemoteTarget }},
 	{"route_set", func(r *dialog.SubscriptionRow) any { return &r.RouteSet }},

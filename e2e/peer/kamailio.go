@@ -19,10 +19,11 @@ import (
 var kamailioConfig string
 
 // Kamailio is a presence server for one domain that answers PUBLISH and SUBSCRIBE for the package presence, over UDP and TCP on
-// one address. It keeps its state in memory alone and lets everybody watch.
+// one address. It keeps its state in memory alone, unless it has a database, and lets everybody watch.
 type Kamailio struct {
 	Addr   string // "127.0.0.1:PORT", for UDP and TCP
 	Domain string
+	DB     string // address of a database as Kamailio writes it, "" for none
 
 	t    testing.TB
 	dir  string
@@ -33,7 +34,19 @@ type Kamailio struct {
 // StartKamailio starts a server for the domain and returns when it answers over both transports.
 func StartKamailio(t testing.TB, domain string) *Kamailio {
 	t.Helper()
-	k := &Kamailio{Domain: domain, t: t, dir: t.TempDir()}
+	return startKamailio(t, &Kamailio{Domain: domain})
+}
+
+// StartKamailioOn is StartKamailio with a database, sqlite:///PATH or postgres://..., which has Kamailio's tables. On
+// PostgreSQL the server has lists, too; on SQLite Kamailio 5.6 calls a function that is not there when it serves one.
+func StartKamailioOn(t testing.TB, domain, db string) *Kamailio {
+	t.Helper()
+	return startKamailio(t, &Kamailio{Domain: domain, DB: db})
+}
+
+func startKamailio(t testing.TB, k *Kamailio) *Kamailio {
+	t.Helper()
+	k.t, k.dir = t, t.TempDir()
 	// Somebody may take the port between its choice and its use.
 	var err error
 	for range 3 {
@@ -49,8 +62,12 @@ func StartKamailio(t testing.TB, domain string) *Kamailio {
 func (k *Kamailio) start() error {
 	k.runs++
 	var cfg bytes.Buffer
+	driver, lists := "db_sqlite", ""
+	if strings.HasPrefix(k.DB, "postgres:") {
+		driver, lists = "db_postgres", "yes"
+	}
 	if err := template.Must(template.New("cfg").Parse(kamailioConfig)).Execute(&cfg, map[string]string{
-		"Domain": k.Domain, "Addr": k.Addr, "Dir": k.dir,
+		"Domain": k.Domain, "Addr": k.Addr, "Dir": k.dir, "DB": k.DB, "Driver": driver, "Lists": lists,
 		// The module ends the name with a time in seconds; a restart is faster.
 		"Trace": fmt.Sprintf("trace-%03d-", k.runs),
 	}); err != nil {
