@@ -233,6 +233,7 @@ func (s *Server) wire() {
 		Resolve: s.resolve, Unreachable: s.unreachable, StreamFlow: s.streamFlow(), Unsent: s.unsent(),
 		Login: s.logins(), ListPace: pace,
 	})
+	s.guard.Busy = s.rt.Admit
 	s.docs.Watch(s.documentsChanged)
 }
 
