@@ -25,8 +25,7 @@ const Shards = 256
 // in up to twice as many: we asked for them, and without one a request comes
 // again or counts as unanswered.
 const (
-	backlogNew   = 4096  // in all, for new work: less than T1 of work, so that nobody repeats in vain
-	backlogAll   = 32768 // in all
+	backlogAll   = 32768 // in all; how many may wait before new work is refused, admission finds out
 	mailboxLimit = 8192  // for one shard
 	maxWait      = 5 * time.Second
 )
@@ -35,18 +34,18 @@ const (
 // in or refuse, waits for the turns of many shards.
 const turnBudget = 16
 
-// crowded is how many messages that wait, to be worked on or to be sent, put off
-// work that can be done later; laterPause is when it is tried again, and laterMost
-// when it is done all the same.
+// Work that can be done later is put off while half of the new work waits that
+// may; laterPause is when it is tried again, and laterMost when it is done all the
+// same.
 const (
-	crowded    = 512
 	laterPause = time.Millisecond
 	laterMost  = 20 * time.Millisecond
 )
 
-// refusals bounds the 503s to datagrams in a second. It is high: who is refused
-// goes away, but who gets no answer asks ten times more.
-const refusals = 20000
+// yieldAt is the backlog from which a shard lets others run after its turn: those
+// who read and write sockets. The scheduler prefers whom a shard has just woken,
+// another shard as a rule, and looks at the rest every 61 turns.
+const yieldAt = 64
 
 // heldLimit bounds the messages of one shard that wait for a commit. Beyond it
 // new SUBSCRIBE and PUBLISH get 503 at once.
@@ -134,10 +133,7 @@ type Runtime struct {
 	// load messages are let in or refused in time, not lost in the kernel.
 	running chan struct{}
 	backlog atomic.Int64
-	refused struct {
-		second atomic.Int64
-		n      atomic.Int64
-	}
+	admit   admission
 	closed  atomic.Bool // no requests are taken any more
 	started atomic.Bool
 	stopped chan struct{} // nothing runs any more
@@ -205,6 +201,7 @@ func New(opt Options) *Runtime {
 		}
 		rt.shards[i] = sh
 	}
+	rt.admit.limit.Store(backlogFirst)
 	rt.commit = newCommitter(rt)
 	return rt
 }
@@ -392,14 +389,8 @@ func (rt *Runtime) Receive(m *sip.Message) {
 		m.Release()
 		return
 	}
-	isNew := isNewWork(m)
-	waiting := rt.backlog.Load()
-	if isNew {
-		waiting = rt.waiting()
-	}
-	switch {
-	case isNew && waiting >= backlogNew, waiting >= 2*backlogAll, waiting >= backlogAll && m.IsRequest():
-		rt.overflow(m, isNew)
+	if v := rt.Admit(m); v != sip.Pass {
+		rt.overflow(m, v)
 		return
 	}
 	in := incoming{m: m}
@@ -417,7 +408,7 @@ func (rt *Runtime) Receive(m *sip.Message) {
 	sh.box.mu.Unlock()
 	switch {
 	case n >= limit:
-		rt.overflow(m, isNew)
+		rt.overflow(m, rt.surplus(m, isNewWork(m)))
 	case n == 0:
 		sh.poke()
 	}
@@ -433,22 +424,42 @@ func (rt *Runtime) waiting() int64 {
 	return n
 }
 
-// overflow refuses or drops a message that nobody has the time for.
-func (rt *Runtime) overflow(m *sip.Message, isNew bool) {
+// crowded tells whether what can be done later should be.
+func (rt *Runtime) crowded() bool { return rt.waiting() >= rt.admit.limit.Load()/2 }
+
+// Admit tells whether there is time for a message, and counts those for which
+// there is none; Receive asks as well. It is safe for concurrent use.
+func (rt *Runtime) Admit(m *sip.Message) sip.Verdict {
+	isNew := isNewWork(m)
+	waiting := rt.backlog.Load()
+	if isNew {
+		waiting = rt.waiting()
+	}
+	switch {
+	case m.IsRequest() && rt.closed.Load(): // Receive drops it
+	case isNew && waiting >= rt.admit.limit.Load(), waiting >= 2*backlogAll, waiting >= backlogAll && m.IsRequest():
+		return rt.surplus(m, isNew)
+	}
+	return sip.Pass
+}
+
+// surplus decides how to be rid of a message that nobody has the time for. Who is
+// refused goes away and who hears nothing asks ten times more, so new work is
+// refused as long as the readers of sockets keep up.
+func (rt *Runtime) surplus(m *sip.Message, isNew bool) sip.Verdict {
 	rt.stats.Overload.Add(1)
-	if m.IsRequest() && m.Method() != sip.ACK && (m.Flow.Proto.Reliable() || isNew && rt.mayRefuse(m.At)) {
+	if m.IsRequest() && (m.Flow.Proto.Reliable() || isNew && !m.Crowded) {
+		return sip.Reject
+	}
+	return sip.Drop
+}
+
+// overflow refuses or drops a message.
+func (rt *Runtime) overflow(m *sip.Message, v sip.Verdict) {
+	if v == sip.Reject && m.Method() != sip.ACK {
 		rt.opt.Sender.Send(sip.ResponseFlow(m), sip.Overloaded(m), 0)
 	}
 	m.Release()
-}
-
-// mayRefuse counts the refusals of a second.
-func (rt *Runtime) mayRefuse(now time.Time) bool {
-	sec := now.Unix()
-	if old := rt.refused.second.Load(); old != sec && rt.refused.second.CompareAndSwap(old, sec) {
-		rt.refused.n.Store(0)
-	}
-	return rt.refused.n.Add(1) <= refusals
 }
 
 // Failed takes the transport's report that a request could not be sent: it has
@@ -607,6 +618,9 @@ func (sh *shard) run() {
 			armed = time.Time{}
 		}
 		next, pending := sh.work(now)
+		if sh.rt.backlog.Load() >= yieldAt {
+			runtime.Gosched() // still holding the place, so that it is not another shard that runs
+		}
 		<-sh.rt.running
 		// A poke that comes too early costs less than moving the timer each turn.
 		if pending && (armed.IsZero() || next.Before(armed)) {
@@ -641,7 +655,7 @@ func (sh *shard) work(now time.Time) (time.Time, bool) {
 	budget := min(len(msgs), turnBudget)
 	sh.rest = msgs[budget:]
 	if msgs = msgs[:budget]; budget > 0 {
-		sh.rt.backlog.Add(int64(-budget))
+		sh.rt.admit.taken(now, budget, sh.rt.backlog.Add(int64(-budget)))
 	}
 	if len(sh.rest) > 0 || !fresh { // there is more, or there may be: who added it saw no need to poke
 		sh.poke()
@@ -652,7 +666,7 @@ func (sh *shard) work(now time.Time) (time.Time, bool) {
 	sh.release(now)
 	sh.tx.Advance(now, func(out sip.Outcome) { sh.guard(func() { sh.outcome(t, out, nil) }) })
 	sh.wheel.Advance(now, func(key uint64) { sh.guard(func() { sh.timer(t, key) }) })
-	if len(sh.later) > 0 && (sh.rt.waiting() < crowded || now.Sub(sh.laterAt) >= laterMost) {
+	if len(sh.later) > 0 && (!sh.rt.crowded() || now.Sub(sh.laterAt) >= laterMost) {
 		sh.laterAt = now
 		f := sh.later[0]
 		sh.later[0] = nil
@@ -683,7 +697,7 @@ func (sh *shard) work(now time.Time) (time.Time, bool) {
 
 	next, ok := sh.wheel.Next()
 	if len(sh.later) > 0 {
-		if sh.rt.waiting() < crowded {
+		if !sh.rt.crowded() {
 			sh.poke()
 		} else if pause := now.Add(laterPause); !ok || pause.Before(next) {
 			next, ok = pause, true

@@ -1277,6 +1277,7 @@ func TestOverload(t *testing.T) {
 			}
 		})
 	})
+	const refusedAtOnce = 20500
 	t.Run("too much waits in all: new work is refused, what is there goes on", func(t *testing.T) {
 		bubble(t, func(t *testing.T) {
 			r, p := phoneRig(t, nil)
@@ -1290,14 +1291,14 @@ func TestOverload(t *testing.T) {
 				r.Post(uint8(i), func(*Turn) { <-block })
 			}
 			settle()
-			for i := range backlogNew {
+			for i := range backlogFirst {
 				send(r, p, p.call(bob, fmt.Sprintf("sip:u%d@example.com", i)).text())
 			}
 			settle()
 			if n := r.Stats().Overload.Load(); n != 0 {
 				t.Fatalf("%d refused before the bound", n)
 			}
-			for range refusals + 500 {
+			for range refusedAtOnce {
 				send(r, p, p.call(bob, alice).text())
 			}
 			settle()
@@ -1305,13 +1306,25 @@ func TestOverload(t *testing.T) {
 			for p.take(func(m *sip.Message) bool { return m.Status() == 503 }) != nil {
 				refused++
 			}
-			if n := r.Stats().Overload.Load(); n != refusals+500 || refused != refusals {
+			if n := r.Stats().Overload.Load(); n != refusedAtOnce || refused != refusedAtOnce {
 				t.Errorf("%d counted, %d answered", n, refused)
 			}
 			send(r, p, c.text()) // a refresh
 			send(r, p, c.text("Expires: 0"))
 			settle()
-			if n := r.Stats().Overload.Load(); n != refusals+500 {
+			m := sip.NewMessage()
+			if err := m.Parse([]byte(p.call(bob, alice).text()), false); err != nil {
+				t.Fatal(err)
+			}
+			m.Flow, m.Crowded = sip.Flow{Proto: sip.UDP, Local: serverAddr, Remote: p.addr}, true
+			for proto, want := range map[sip.Proto]sip.Verdict{sip.UDP: sip.Drop, sip.TCP: sip.Reject} {
+				m.Flow.Proto = proto
+				if v := r.Admit(m); v != want {
+					t.Errorf("in a crowd over %v: %d, want %d", proto, v, want)
+				}
+			}
+			r.Stats().Overload.Add(^uint64(1)) // these two
+			if n := r.Stats().Overload.Load(); n != refusedAtOnce {
 				t.Error("a refresh was refused")
 			}
 			for _, b := range blocks {
@@ -1321,10 +1334,10 @@ func TestOverload(t *testing.T) {
 			for p.take(func(m *sip.Message) bool { return m.Status() == 200 && string(m.CallID()) != c.id }) != nil {
 				refused++
 			}
-			if refused != refusals+backlogNew {
-				t.Errorf("%d of those that were let in got no answer", refusals+backlogNew-refused)
+			if refused != refusedAtOnce+backlogFirst {
+				t.Errorf("%d of those that were let in got no answer", refusedAtOnce+backlogFirst-refused)
 			}
-			if n := r.Stats().Subscriptions.Load(); n != backlogNew {
+			if n := r.Stats().Subscriptions.Load(); n != backlogFirst {
 				t.Errorf("%d subscriptions", n)
 			}
 		})

@@ -102,6 +102,9 @@ func (n *guarded) Send(f sip.Flow, b []byte, token uint64) error {
 	return n.Network.Send(f, b, token)
 }
 
+// Refuse implements sip.Refuser.
+func (n *guarded) Refuse(m *sip.Message) { n.Send(sip.ResponseFlow(m), sip.Overloaded(m), 0) }
+
 // WithSource puts a source of documents on top of the configured ones.
 func WithSource(src xcapclient.Source) Option {
 	return func(s *Server) { s.sources = append(s.sources, src) }
@@ -231,6 +234,7 @@ func (s *Server) wire() {
 		Resolve: s.resolve, Unreachable: s.unreachable, StreamFlow: s.streamFlow(), Unsent: s.unsent(),
 		Login: s.logins(), ListPace: pace, ExpiresJitter: s.cfg.ExpiresJitter,
 	})
+	s.guard.Busy = s.rt.Admit
 	s.docs.Watch(s.documentsChanged)
 }
 

@@ -68,6 +68,23 @@ func BenchmarkAppendResponse(b *testing.B) {
 	}
 }
 
+// BenchmarkRefuse is what new work costs that is refused, without the kernel's
+// part of it.
+func BenchmarkRefuse(b *testing.B) {
+	text := []byte(subscribe768)
+	b.ReportAllocs()
+	var m Message
+	m.Flow.Remote = netip.MustParseAddrPort("192.0.2.17:40000")
+	for b.Loop() {
+		if err := m.Parse(text, false); err != nil {
+			b.Fatal(err)
+		}
+		if len(Overloaded(&m)) == 0 {
+			b.Fatal("no answer")
+		}
+	}
+}
+
 func BenchmarkURIKey(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {

@@ -29,7 +29,7 @@ func (m *Message) Release() {
 	if cap(m.Raw) > 16<<10 {
 		m.Raw = nil
 	}
-	m.Flow, m.Names = Flow{}, nil
+	m.Flow, m.Names, m.Crowded = Flow{}, nil, false
 	messagePool.Put(m)
 }
 
@@ -208,13 +208,13 @@ func (e *Endpoint) FlowTo(proto Proto, remote netip.AddrPort) (Flow, error) {
 	return Flow{}, fmt.Errorf("sip: no %v listener to reach %v from", proto, remote.Addr())
 }
 
-// parse hands a message on, or refuses a bad one. It returns false when a
-// stream cannot go on.
-func (e *Endpoint) parse(m *Message, stream bool) bool {
+// parse hands a message on, or refuses a bad one. What the Guard answers leaves
+// over no. It returns false when a stream cannot go on.
+func (e *Endpoint) parse(m *Message, stream bool, no Refuser) bool {
 	m.At = time.Now()
 	err := m.Parse(m.Raw, stream)
 	if err == nil {
-		if e.opt.Guard.Received(m, e) {
+		if e.opt.Guard.Received(m, no) {
 			e.opt.Receive(m)
 		}
 		return true
@@ -259,14 +259,23 @@ func (e *Endpoint) refuse(m *Message, pe ParseError) (answered bool) {
 // StatelessTag is a To tag that is the same for each retransmission of a
 // request that is answered without state (RFC 3261 section 8.2.7).
 func StatelessTag(m *Message) string {
+	return string(appendStatelessTag(make([]byte, 0, statelessTagLen), m))
+}
+
+const statelessTagLen = 18
+
+func appendStatelessTag(dst []byte, m *Message) []byte {
 	h := uint64(14695981039346656037)
 	for _, part := range [][]byte{m.CallID(), m.Via().Branch, m.From().Tag()} {
 		for _, c := range part {
 			h = (h ^ uint64(c)) * 1099511628211
 		}
 	}
-	return string(appendHex([]byte("e-"), h, 16))
+	return appendHex(append(dst, "e-"...), h, 16)
 }
+
+// Refuse implements Refuser.
+func (e *Endpoint) Refuse(m *Message) { e.Send(ResponseFlow(m), Overloaded(m), 0) }
 
 // Send implements Sender.
 func (e *Endpoint) Send(f Flow, b []byte, token uint64) error { return e.SendParts(f, b, nil, token) }

@@ -1,6 +1,7 @@
 package sip
 
 import (
+	"bytes"
 	"log/slog"
 	"math/rand/v2"
 	"strconv"
@@ -16,32 +17,46 @@ type Guard struct {
 	Limit *Limiter
 	Log   *slog.Logger
 
+	// Busy tells whether there is time for a message that Limit lets pass; nil:
+	// always. Whoever says no counts it.
+	Busy func(m *Message) Verdict
+
 	lines LogLimit
 }
 
+// Refuser answers a request 503 (Overloaded). It does not keep it.
+type Refuser interface {
+	Refuse(m *Message)
+}
+
 // Received takes a parsed message; its At is the time of arrival. It returns
-// false when the message goes no further: then it was answered 503, over
-// reply, or dropped, and is released.
-func (g *Guard) Received(m *Message, reply Sender) bool {
+// false when the message goes no further: then it was answered by no, or dropped,
+// and is released.
+func (g *Guard) Received(m *Message, no Refuser) bool {
 	if g == nil {
 		return true
 	}
 	g.Stats.received(m)
 	v := g.Limit.Admit(m.At, m.Flow.Remote.Addr(), KindOf(m))
-	if v == Pass {
+	rejected, dropped := "over the rate, answered 503", "over the rate, dropped"
+	switch {
+	case v != Pass:
+		if n, ok := g.lines.Allow(m.At); ok && g.Log != nil {
+			g.Log.Warn("request over the rate", "remote", m.Flow.Remote.String(), "method", m.Method().String(), "rejected", v == Reject, "suppressed", n)
+		}
+	case g.Busy != nil:
+		v = g.Busy(m)
+		rejected, dropped = "busy, answered 503", "busy, dropped"
+	}
+	switch {
+	case v == Pass:
 		g.Trace.Received(m, "")
 		return true
-	}
-	note := "over the rate, dropped"
-	if v == Reject && m.Method() != ACK {
-		note = "over the rate, answered 503"
-	}
-	g.Trace.Received(m, note)
-	if n, ok := g.lines.Allow(m.At); ok && g.Log != nil {
-		g.Log.Warn("request over the rate", "remote", m.Flow.Remote.String(), "method", m.Method().String(), "rejected", v == Reject, "suppressed", n)
-	}
-	if v == Reject && m.Method() != ACK {
-		reply.Send(ResponseFlow(m), Overloaded(m), 0)
+	case v == Reject && m.Method() != ACK:
+		g.Trace.Received(m, rejected)
+		no.Refuse(m)
+	default:
+		g.Trace.Received(m, dropped)
 	}
 	m.Release()
 	return false
@@ -72,7 +87,13 @@ func (g *Guard) Sent(f Flow, head, body []byte) {
 // comes back after 5 to 10 seconds, in which a source's bucket fills by half at
 // least, and not at the same time as the others.
 func Overloaded(m *Message) []byte {
-	b := AppendResponse(nil, m, 503, "", StatelessTag(m))
-	b = AppendHeader(b, "Retry-After", strconv.Itoa(5+rand.IntN(6)))
-	return AppendBody(b, "", nil)
+	var buf [1024]byte // most fit, so that there is one allocation and it is no larger than need be
+	return bytes.Clone(appendOverloaded(buf[:0], m))
+}
+
+func appendOverloaded(dst []byte, m *Message) []byte {
+	var tag [statelessTagLen]byte
+	dst = AppendResponse(dst, m, 503, "", string(appendStatelessTag(tag[:0], m)))
+	dst = AppendHeader(dst, "Retry-After", strconv.Itoa(5+rand.IntN(6)))
+	return AppendBody(dst, "", nil)
 }

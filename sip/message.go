@@ -29,6 +29,10 @@ type Message struct {
 	Flow Flow      // where it came from; not touched by Parse
 	At   time.Time // when it came; not touched by Parse
 
+	// Crowded says that so much waits behind it in its socket that there is no time
+	// for a refusal. Not touched by Parse.
+	Crowded bool
+
 	// Names are the SIP identities of the peer's verified certificate
 	// (RFC 5922 section 7.4), nil when there is none. The slice is that of the
 	// connection: it must not be changed. Not touched by Parse.

@@ -248,13 +248,63 @@ func (e *Endpoint) flush(s *packetSocket, wait bool) {
 		return
 	}
 	clear(batch)
-	if cap(batch) <= 1024 {
+	if cap(batch) <= 4*flushAt {
 		s.spare = batch[:0]
 	}
 }
 
+// refused are a reader's answers to what the Guard refused of a batch. They leave
+// when it is done, past the queue: who refuses pays for it at once, and does
+// not put 503s before the answers of who works.
+type refused struct {
+	e      *Endpoint
+	s      *packetSocket
+	writer *packetWriter
+	batch  []datagram
+	text   []byte // of all of them
+}
+
+func newRefused(e *Endpoint, s *packetSocket) *refused {
+	return &refused{e: e, s: s, writer: newPacketWriter(s)}
+}
+
+// Refuse implements Refuser.
+func (r *refused) Refuse(m *Message) {
+	f := ResponseFlow(m)
+	if f.Proto != UDP || f.Remote.Addr().Is4() != r.s.local.Addr().Is4() {
+		r.e.Refuse(m)
+		return
+	}
+	n := len(r.text)
+	r.text = appendOverloaded(r.text, m)
+	d := datagram{head: r.text[n:len(r.text):len(r.text)], to: f.Remote}
+	if r.s.wildcard {
+		d.from = f.Local.Addr()
+	}
+	if len(d.head) > maxPayload(f.Remote.Addr()) {
+		r.text = r.text[:n]
+		r.e.stats.SendErrors.Add(1)
+		return
+	}
+	r.e.opt.Guard.Sent(f, d.head, nil)
+	r.batch = append(r.batch, d)
+}
+
+// flush sends them; what the kernel has no room for is dropped.
+func (r *refused) flush() {
+	if len(r.batch) == 0 {
+		return
+	}
+	lost := 0
+	lost += len(r.writer.write(r.batch, false, func(*datagram, error) { lost++ }))
+	r.e.stats.SendErrors.Add(uint64(lost))
+	r.e.stats.Sent.Add(uint64(len(r.batch) - lost))
+	clear(r.batch)
+	r.batch, r.text = r.batch[:0], r.text[:0]
+}
+
 // receivePacket takes a datagram that is in m.Raw.
-func (e *Endpoint) receivePacket(s *packetSocket, m *Message, from netip.AddrPort, to netip.Addr) {
+func (e *Endpoint) receivePacket(s *packetSocket, m *Message, from netip.AddrPort, to netip.Addr, no Refuser) {
 	e.stats.Received.Add(1)
 	local := s.local
 	if s.wildcard {
@@ -264,7 +314,7 @@ func (e *Endpoint) receivePacket(s *packetSocket, m *Message, from netip.AddrPor
 		local = netip.AddrPortFrom(to, local.Port())
 	}
 	m.Flow = Flow{Proto: UDP, Local: local, Remote: from}
-	e.parse(m, false)
+	e.parse(m, false, no)
 }
 
 // shortPacket tells keep-alives from messages: CRLF, CRLFCRLF or a few zero

@@ -50,9 +50,9 @@ func (s *packetSocket) prepare(e *Endpoint) error {
 	return err
 }
 
-// drops reads the socket's counter (SO_MEMINFO, SK_MEMINFO_DROPS).
-func (s *packetSocket) drops() uint64 {
-	var info [9]uint32
+// memory reads what the kernel tells about the socket (SO_MEMINFO), zeros where
+// it does not.
+func (s *packetSocket) memory() (info [9]uint32) {
 	n := uint32(unsafe.Sizeof(info))
 	var errno syscall.Errno
 	err := s.raw.Control(func(fd uintptr) {
@@ -60,9 +60,19 @@ func (s *packetSocket) drops() uint64 {
 			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&n)), 0)
 	})
 	if err != nil || errno != 0 || int(n) < int(unsafe.Sizeof(info)) {
-		return 0
+		return [9]uint32{}
 	}
-	return uint64(info[8])
+	return info
+}
+
+// drops counts what did not fit into the receive buffer (SK_MEMINFO_DROPS).
+func (s *packetSocket) drops() uint64 { return uint64(s.memory()[8]) }
+
+// crowded tells whether a quarter of the receive buffer is full
+// (SK_MEMINFO_RMEM_ALLOC, SK_MEMINFO_RCVBUF).
+func (s *packetSocket) crowded() bool {
+	info := s.memory()
+	return info[1] > 0 && info[0] > info[1]/4
 }
 
 // mmsghdr is struct mmsghdr of recvmmsg(2).
@@ -103,6 +113,7 @@ func (e *Endpoint) readPackets(s *packetSocket) {
 	rest := func(i int) []byte {
 		return over[i*(maxDatagram-firstBytes) : (i+1)*(maxDatagram-firstBytes)]
 	}
+	answers := newRefused(e, s)
 	n := 0
 	var errno syscall.Errno
 	receive := func(fd uintptr) bool {
@@ -142,6 +153,7 @@ func (e *Endpoint) readPackets(s *packetSocket) {
 		if errno != 0 { // an ICMP error of an earlier send
 			continue
 		}
+		crowded := n == readBatch && s.crowded()
 		for i := range n {
 			size := int(b.hdrs[i].len)
 			if shortPacket(size) {
@@ -158,8 +170,10 @@ func (e *Endpoint) readPackets(s *packetSocket) {
 			if s.wildcard {
 				to = pktinfo(b.ctrls[i][:b.hdrs[i].hdr.Controllen])
 			}
-			e.receivePacket(s, m, from, to)
+			m.Crowded = crowded
+			e.receivePacket(s, m, from, to, answers)
 		}
+		answers.flush()
 	}
 }
 
@@ -254,14 +268,20 @@ func (w *packetWriter) write(batch []datagram, wait bool, failed func(*datagram,
 		for done := 0; done < n; {
 			sent := 0
 			var errno syscall.Errno
-			err := w.s.raw.Write(func(fd uintptr) bool {
+			send := func(fd uintptr) bool {
 				r, _, en := syscall.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&w.b.hdrs[done])), uintptr(n-done), unix.MSG_DONTWAIT, 0, 0)
 				if en == unix.EAGAIN && wait {
 					return false
 				}
 				sent, errno = int(r), en
 				return true
-			})
+			}
+			var err error
+			if wait {
+				err = w.s.raw.Write(send)
+			} else { // nor for somebody who waits in Write
+				err = w.s.raw.Control(func(fd uintptr) { send(fd) })
+			}
 			switch {
 			case errno == unix.EAGAIN:
 				return batch[done:]

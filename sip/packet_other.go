@@ -24,6 +24,7 @@ func (s *packetSocket) drops() uint64 { return 0 }
 
 func (e *Endpoint) readPackets(s *packetSocket) {
 	buf := make([]byte, maxDatagram)
+	answers := newRefused(e, s)
 	for {
 		n, from, err := s.conn.ReadFromUDPAddrPort(buf)
 		if errors.Is(err, net.ErrClosed) {
@@ -34,7 +35,8 @@ func (e *Endpoint) readPackets(s *packetSocket) {
 		}
 		m := NewMessage()
 		m.Raw = append(m.Raw[:0], buf[:n]...)
-		e.receivePacket(s, m, unmap(from), netip.Addr{})
+		e.receivePacket(s, m, unmap(from), netip.Addr{}, answers)
+		answers.flush()
 	}
 }
 

@@ -702,7 +702,7 @@ func (c *streamConn) read(p *pace) error {
 				in.start += n
 				p.since = time.Time{}
 				c.e.stats.Received.Add(1)
-				if !c.e.parse(m, true) {
+				if !c.e.parse(m, true, c.e) {
 					return errLost
 				}
 				continue

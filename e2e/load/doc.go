@@ -22,6 +22,10 @@
 // missed are high, it was the generator that was measured: give it a processor
 // of its own, away from the server's.
 //
+// Both phases need a machine that is as fast in one as in the other: peak_cpu and
+// goodput.cpu tell how much of a processor the server got. Where others use it,
+// -rounds lets the phases alternate.
+//
 // Recovery is the time from the end of the overload to the beginning of the
 // first second in which the closed loop reaches 0.9 of the peak again.
 //

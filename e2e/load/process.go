@@ -55,6 +55,9 @@ func watch(pid int) (*process, error) {
 
 // time is utime and stime together.
 func (p *process) time() (time.Duration, error) {
+	if p.pid == 0 {
+		return 0, nil
+	}
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid))
 	if err != nil {
 		return 0, err
