@@ -389,10 +389,11 @@ func (s *Shard) decide(t *dialog.Turn, p *presentity, to dialog.SinkRef, w *watc
 		return false
 	}
 	s.tell(t, p, to, w)
-	if fresh {
-		return !w.reported
+	if fresh && w.reported {
+		s.watcherBack(t, p)
+		return false
 	}
-	return w.status() != before
+	return fresh || w.status() != before
 }
 
 // tell sends a watcher what it may see now.

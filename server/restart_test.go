@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"rollcall/pa/winfo"
 	"rollcall/server"
 	"rollcall/server/servertest"
 )
@@ -295,5 +296,47 @@ func TestFailedStart(t *testing.T) {
 		}
 		d.n.Restart(0)
 		d.quiet(time.Minute, "the failed start changed nothing")
+	})
+}
+
+// WI-09: after a crash the owner is told of every watcher, in whatever order the
+// subscriptions came back; after a stop in order of none.
+func TestRestartWatcherInfo(t *testing.T) {
+	deployed(t, nil, func(d *deployment) {
+		watchers := map[string]bool{alice: true}
+		for i := range 20 { // some come back before the owner's subscription, some after
+			who := fmt.Sprintf("sip:w%d@example.com", i)
+			watchers[who] = true
+			uri := bob
+			if i%2 == 0 {
+				uri = team
+			}
+			s := d.UA(who).Watch(d.n, uri)
+			s.Expect(servertest.Crash)
+		}
+		d.Settle(5 * time.Second)
+		for _, s := range d.all() {
+			s.Drain()
+			s.Expect(servertest.Crash)
+		}
+		d.n.Restart(0)
+		d.Settle(time.Minute)
+		d.info.Quiet(0, "after a stop in order nothing has changed")
+		d.n.Crash(0)
+		d.Settle(10 * time.Second)
+		all := d.info.All()
+		doc, err := winfo.Parse(all[len(all)-1].Body())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]bool{}
+		for _, w := range doc.Lists[0].Watchers {
+			if got[w.URI] = true; !watchers[w.URI] || w.Status != winfo.Active {
+				t.Errorf("watcher %+v", w)
+			}
+		}
+		if len(got) != len(watchers) {
+			t.Errorf("%d watchers are told, want %d: %v", len(got), len(watchers), got)
+		}
 	})
 }
