@@ -59,7 +59,7 @@ type Notifier struct {
 	urgent     bool // ... without regard to the interval
 	full       bool // ... with full state
 	fetch      bool
-	resumed    bool  // after a restart: the first update is what the watcher has
+	resumed    bool  // after a restart: the first update is what the watcher has, unless it is news
 	failures   uint8 // NOTIFYs in a row that failed without ending the subscription
 	reason     Reason
 	retryAfter time.Duration
@@ -91,6 +91,7 @@ type notifierEvent struct {
 	expires    time.Duration // granted, of evSubscribe
 	state      SubState      // of evUpdate
 	reason     Reason
+	news       bool          // of evUpdate
 	retryAfter time.Duration // of evUpdate, or of an answer
 	err        *Error
 	status     int // of evAnswer
@@ -223,6 +224,7 @@ func (n *Notifier) update(now time.Time, ev notifierEvent, fx *effects) {
 		if n.resumed {
 			n.resumed = false
 			n.become(next)
+			n.owed = n.owed || ev.news
 			return
 		}
 		if next != n.phase { // a change of authorization is not paced (RC-03)

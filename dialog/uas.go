@@ -674,7 +674,7 @@ func (sh *shard) notifierUpdate(t *Turn, u Update) {
 	if s.isList() && s.n.phase == phaseWaiting {
 		s.n.interval = sh.rt.opt.ListPace
 	}
-	sh.step(t, s, notifierEvent{kind: evUpdate, state: u.State, reason: u.Reason, retryAfter: u.RetryAfter, err: u.Err})
+	sh.step(t, s, notifierEvent{kind: evUpdate, state: u.State, reason: u.Reason, news: u.News, retryAfter: u.RetryAfter, err: u.Err})
 }
 
 // notify renders and sends the NOTIFY the machine decided on.

@@ -113,7 +113,15 @@ type Shard struct {
 	all    map[string]*presentity // by canonical key
 	timers map[uint64]timed
 	nextID uint64
+
+	// After a restart subscriptions come back while there are changes already.
+	began time.Time       // at the first change
+	news  map[string]bool // presentities that have changed, for newsTime
 }
+
+// newsTime is how long after a start subscriptions may take to come back: rules
+// and lists may have to be fetched first.
+const newsTime = time.Minute
 
 // timed is what a timer belongs to: a publication, or a presentity whose rules
 // change with time.
@@ -398,7 +406,7 @@ func (s *Shard) decide(t *dialog.Turn, p *presentity, to dialog.SinkRef, w *watc
 
 // tell sends a watcher what it may see now.
 func (s *Shard) tell(t *dialog.Turn, p *presentity, to dialog.SinkRef, w *watcher) {
-	u := dialog.Update{To: to, State: dialog.Active}
+	u := dialog.Update{To: to, State: dialog.Active, News: s.news[p.key]}
 	switch w.handling {
 	case policy.Confirm:
 		u.State = dialog.Pending
@@ -484,6 +492,7 @@ func (s *Shard) Timer(t *dialog.Turn, id uint64) {
 
 // changed composes anew and tells those who see a difference.
 func (s *Shard) changed(t *dialog.Turn, p *presentity) {
+	s.isNews(t, p)
 	before := p.doc
 	polite := p.views["polite-block"]
 	old := p.views
@@ -515,6 +524,18 @@ func (s *Shard) changed(t *dialog.Turn, p *presentity) {
 		}
 		s.tell(t, p, to, w)
 	}
+}
+
+// isNews remembers a change for the watchers that have not come back yet.
+func (s *Shard) isNews(t *dialog.Turn, p *presentity) {
+	if s.began.IsZero() {
+		s.began, s.news = t.Now, make(map[string]bool)
+	}
+	if t.Now.Sub(s.began) > newsTime {
+		s.news = nil
+		return
+	}
+	s.news[p.key] = true
 }
 
 func newToken() string {

@@ -340,3 +340,59 @@ func TestRestartWatcherInfo(t *testing.T) {
 		}
 	})
 }
+
+// What is published while the server starts reaches the watchers, though their
+// subscriptions may come back after it: their first state is then not the one
+// they have.
+func TestPublishDuringStart(t *testing.T) {
+	for name, c := range map[string]struct {
+		expires int
+		want    string
+	}{"changed": {3600, "open: three"}, "removed": {0, "closed"}} {
+		t.Run(name, func(t *testing.T) {
+			deployed(t, nil, func(d *deployment) {
+				answer := make(chan int, 1)
+				d.Bound = func() {
+					go func() {
+						doc := servertest.PIDF(bob, "open", "three")
+						if c.expires == 0 {
+							doc = ""
+						}
+						answer <- d.bob.Send(doc, c.expires).Status()
+					}()
+					synctest.Wait()
+				}
+				d.list.Expect(servertest.Restart)
+				d.n.Restart(time.Second)
+				if status := <-answer; status != 200 {
+					t.Fatalf("PUBLISH during the start: %d", status)
+				}
+				if got := d.direct.Next().Text(); got != c.want {
+					t.Errorf("direct watcher has %q, want %q", got, c.want)
+				}
+				d.list.Next()
+				d.list.WantView("after the start", d.members(c.want))
+				d.quiet(10*time.Second, "nothing more")
+			})
+		})
+	}
+}
+
+// The same for somebody of whom nothing was published before.
+func TestFirstPublishDuringStart(t *testing.T) {
+	deployed(t, nil, func(d *deployment) {
+		dave := d.UA("sip:dave@example.com")
+		watch := d.UA(alice).Watch(d.n, dave.AOR)
+		watch.Next()
+		d.Settle(5 * time.Second)
+		p := dave.Publication(d.n)
+		d.Bound = func() {
+			go p.Say("open", "first")
+			synctest.Wait()
+		}
+		d.n.Restart(time.Second)
+		if got := watch.Next().Text(); got != "open: first" {
+			t.Errorf("watcher has %q", got)
+		}
+	})
+}
