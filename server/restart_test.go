@@ -3,7 +3,9 @@ package server_test
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -393,6 +395,54 @@ func TestFirstPublishDuringStart(t *testing.T) {
 		d.n.Restart(time.Second)
 		if got := watch.Next().Text(); got != "open: first" {
 			t.Errorf("watcher has %q", got)
+		}
+	})
+}
+
+// What is published while the server stops is told, before the end or after
+// the next start: whatever was acknowledged or stored reaches the watchers.
+func TestPublishDuringStop(t *testing.T) {
+	const people = 60
+	db := "sqlite:" + t.TempDir() + "/rollcall.db"
+	synctest.Test(t, func(t *testing.T) {
+		w := servertest.New(t)
+		n := w.Node("192.0.2.1", func(c *server.Config) { c.Store, c.PresenceAuth = db, "open" })
+		var members []string
+		var pubs []*servertest.Publication
+		for i := range people {
+			members = append(members, fmt.Sprintf("sip:p%d@example.com", i))
+			pubs = append(pubs, w.UA(members[i]).Publication(n))
+			pubs[i].Say("open", "before")
+		}
+		n.List(team, members...)
+		list, direct := w.UA(alice).Watch(n, team), w.UA(alice).Watch(n, members[0])
+		w.Settle(5 * time.Second)
+		for round := range 30 {
+			note := fmt.Sprint("round ", round)
+			want := state{}
+			var all sync.WaitGroup
+			for i, p := range pubs {
+				all.Go(func() {
+					if m := p.Send(servertest.PIDF(members[i], "open", note), 3600); m.Status() != 200 {
+						t.Errorf("PUBLISH: %d", m.Status())
+					}
+				})
+				want[members[i]] = "open: " + note
+			}
+			list.Expect(servertest.Restart)
+			direct.Expect(servertest.Restart)
+			for range round * 20 { // how far the server gets with them before it stops
+				runtime.Gosched()
+			}
+			n.Restart(0)
+			all.Wait()
+			w.Settle(5 * time.Second)
+			list.WantView(note, want)
+			if got := direct.All(); got[len(got)-1].Text() != "open: "+note {
+				t.Errorf("%s: direct watcher has %q", note, got[len(got)-1].Text())
+			}
+			list.Drain()
+			direct.Drain()
 		}
 	})
 }
