@@ -35,7 +35,8 @@ var mayImport = map[string][]string{
 	"cmd/rollcall":      {"server", "sip/...", "pa/pidf", "pa/winfo", "rls/rlmi", "sql"},
 	"e2e":               {},
 	"e2e/peer":          {},
-	"e2e/load":          {"sip"},
+	"e2e/crash":         {"sip", "pa/winfo", "rls/rlmi"},
+	"e2e/load":          {"sip", "e2e/crash"},
 }
 
 // onlyIn names libraries that one of our packages hides from the others.
