@@ -34,6 +34,7 @@ type subscription struct {
 	stored  bool
 	dirty   bool
 	waiting bool // a NOTIFY was sent and has no answer yet
+	renewed bool // there was a SUBSCRIBE since the start
 	content Content
 	timer   sip.Timer
 	timerAt time.Time
@@ -293,7 +294,8 @@ func (sh *shard) subscribe(t *Turn, r *Request) *Error {
 			Shard: sh.id, Event: r.Package.Name, Resource: r.Resource, Watcher: r.Watcher.URI,
 			RemoteCSeq: m.CSeq(), VersionOffset: 1, CreatedMS: t.Now.UnixMilli(),
 		},
-		lists: hasToken(m, sip.HdrSupported, "eventlist") || hasToken(m, sip.HdrRequire, "eventlist"),
+		lists:   hasToken(m, sip.HdrSupported, "eventlist") || hasToken(m, sip.HdrRequire, "eventlist"),
+		renewed: true,
 	}
 	p := packer{buf: sh.headBuf[:0]}
 	var tag [tagSize]byte
@@ -337,7 +339,8 @@ func (sh *shard) resubscribe(t *Turn, r *Request) *Error {
 	if _, eventID, _ := m.Event(); s.pkg != r.Package || s.row.EventID != string(eventID) {
 		return Refuse(403, "Dialog Sharing Not Supported")
 	}
-	if m.CSeq() <= s.row.RemoteCSeq {
+	// The last one may come again after a restart: it was stored, its answer lost.
+	if m.CSeq() < s.row.RemoteCSeq || m.CSeq() == s.row.RemoteCSeq && s.renewed {
 		return Refuse(500, "CSeq Out Of Order")
 	}
 	granted, err := t.Expires(m, s.pkg.DefaultExpires)
@@ -359,7 +362,7 @@ func (sh *shard) resubscribe(t *Turn, r *Request) *Error {
 			s.row.RemoteTarget = string(target)
 		}
 	}
-	s.row.RemoteCSeq, s.row.Encoding = m.CSeq(), encodingFor(m)
+	s.row.RemoteCSeq, s.row.Encoding, s.renewed = m.CSeq(), encodingFor(m), true
 	sh.setFlow(s, m)
 	s.await(r, granted)
 	sh.step(t, s, notifierEvent{kind: evSubscribe, expires: granted})
