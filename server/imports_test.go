@@ -33,7 +33,7 @@ var mayImport = map[string][]string{
 	"server":            {"pa/...", "rls/...", "b2b", "xcapclient", "sql", "dialog", "sip/..."},
 	"server/servertest": {"server", "sip/...", "pa/pidf", "rls/rlmi"},
 	"cmd/rollcall":      {"server", "sip/...", "pa/pidf", "pa/winfo", "rls/rlmi", "sql"},
-	"e2e":               {},
+	"e2e":               {"e2e/crash"},
 	"e2e/peer":          {},
 	"e2e/crash":         {"sip", "pa/winfo", "rls/rlmi"},
 	"e2e/load":          {"sip", "e2e/crash"},

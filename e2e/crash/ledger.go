@@ -367,8 +367,6 @@ func (d *dialog) answered(status int, at time.Time) (again bool) {
 			d.l.fault("acknowledged subscription is lost", "%v: %s gets 481; acknowledged in life %d", d, req, d.acked.epoch)
 		}
 		d.open, d.ended = false, true
-	case status == 500 && spanned && req != subInitial: // stored before the server died; out of order now
-		return true
 	case status == 408 || status == 503:
 		if status == 408 || spanned {
 			d.twice = d.twice || req == subInitial

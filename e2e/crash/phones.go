@@ -71,7 +71,6 @@ type Counts struct {
 	Refused       int            `json:"refused"`        // 503
 	Notifies      int            `json:"notifies"`       // without repetitions
 	NotifyRepeats int            `json:"notify_repeats"` // the same bytes again
-	OutOfOrder    int            `json:"refresh_500"`    // refreshes in doubt whose repetition got 500
 	Forked        int            `json:"forked"`         // dialogs beside the one that was acknowledged
 	Unanswered    int            `json:"unanswered"`     // timer F
 	Probes        int            `json:"probes"`         // ended dialogs that were asked whether they are
@@ -378,9 +377,6 @@ func (p *phones) resubscribe(now time.Time, d *dialog, req string, then func(sta
 			if c, err := sip.ParseNameAddr(m.Header(sip.HdrContact)); err == nil {
 				d.contact = string(c.URI)
 			}
-		}
-		if status == 500 && d.epoch != p.l.epoch {
-			p.count.OutOfOrder++
 		}
 		p.acknowledged(req, status, d.epoch != p.l.epoch)
 		again := d.answered(status, now)
