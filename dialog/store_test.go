@@ -305,6 +305,47 @@ func TestCleanRestart(t *testing.T) {
 	})
 }
 
+// What waits in a mailbox when a stop begins is worked on before it ends: nothing
+// is answered whose watcher is then told nothing, before or after the restart.
+func TestStopWithBacklog(t *testing.T) {
+	for _, durability := range []Durability{WriteThrough, WriteBack} {
+		bubble(t, func(t *testing.T) {
+			r, p := phoneRig(t, func(o *Options) { o.Durability = durability })
+			busy := make(chan struct{})
+			r.Post(ShardOf(alice), func(*Turn) { <-busy })
+			settle()
+			open := make([]*call, 5*turnBudget)
+			for i := range open {
+				open[i] = p.call(bob, alice)
+				p.send(open[i].text())
+			}
+			stopped := make(chan struct{})
+			go func() {
+				defer close(stopped)
+				r.stop()
+			}()
+			settle()
+			late := p.call(bob, alice)
+			p.send(late.text())
+			close(busy)
+			<-stopped
+			settle()
+			for i, c := range open {
+				m := c.answer()
+				if m == nil || m.Status() != 200 {
+					t.Fatalf("SUBSCRIBE %d: %v", i, m)
+				}
+				if c.notified() == nil && !slices.Contains(r.Unsettled(), string(m.To().Tag())) {
+					t.Errorf("EV-30: SUBSCRIBE %d is answered, and its watcher never told", i)
+				}
+			}
+			if m := late.answer(); m != nil {
+				t.Errorf("answered after the stop began: %s", m.Raw)
+			}
+		})
+	}
+}
+
 // A SUBSCRIBE that was stored but not answered is repeated to the next life of
 // the server, whose transactions do not know it.
 func TestRepeatAfterRestart(t *testing.T) {
