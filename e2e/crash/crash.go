@@ -214,7 +214,7 @@ func (r *run) prepare() error {
 		return err
 	}
 	r.args = []string{"serve", "--listen", "udp:" + server.String(), "--listen", "tcp:" + server.String(), "--http", r.http, "--domain", domain,
-		"--presence-auth", "open", "--xcap", xcap, "--store", r.o.Store, "--durability", r.o.Durability,
+		"--presence-auth", "allow", "--xcap", xcap, "--store", r.o.Store, "--durability", r.o.Durability,
 		"--notify-interval", "presence=50ms", "--notify-interval", "list=300ms", "--notify-interval", "presence.winfo=200ms"}
 	return nil
 }
