@@ -313,7 +313,13 @@ func (r *run) life(i int, m moment) error {
 
 // end notes the end of a process, when all that it has sent has arrived.
 func (r *run) end(how string, at time.Time) error {
-	time.Sleep(30 * time.Millisecond)
+	received := &r.phones.ep.Stats().Received
+	for n, still := received.Load(), 0; still < 3; still++ {
+		time.Sleep(15 * time.Millisecond)
+		if now := received.Load(); now != n {
+			n, still = now, 0
+		}
+	}
 	if how == momentStop {
 		r.rep.Stops++
 	} else {

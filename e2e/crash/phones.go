@@ -162,13 +162,18 @@ func (p *phones) failed(id sip.ClientID, _ error) {
 	p.poke()
 }
 
+// later runs f in the phones' goroutine.
+func (p *phones) later(f func(now time.Time)) {
+	p.mu.Lock()
+	p.calls = append(p.calls, f)
+	p.mu.Unlock()
+	p.poke()
+}
+
 // do runs f in the phones' goroutine and waits for it.
 func (p *phones) do(f func(now time.Time)) {
 	done := make(chan struct{})
-	p.mu.Lock()
-	p.calls = append(p.calls, func(now time.Time) { f(now); close(done) })
-	p.mu.Unlock()
-	p.poke()
+	p.later(func(now time.Time) { f(now); close(done) })
 	<-done
 }
 
@@ -261,8 +266,8 @@ func (p *phones) send(now time.Time, kind, method, uri, head, contentType string
 	b = append(p.tx.AppendBranch(b, id), "\r\nMax-Forwards: 70\r\n"...)
 	b = append(b, head...)
 	if p.tx.Request(now, id, p.flow, sip.AppendBody(b, contentType, doc), nil) != nil {
-		user := p.nextUser
-		p.calls = append(p.calls, func(now time.Time) { p.outcome(now, user, 408, nil) })
+		user := p.nextUser // which learns it later: it is about to note the request
+		p.later(func(now time.Time) { p.outcome(now, user, 408, nil) })
 	}
 }
 
@@ -633,12 +638,7 @@ func (p *phones) refreshAll(done func()) {
 			done()
 			return
 		}
-		time.AfterFunc(tickEvery, func() {
-			p.mu.Lock()
-			p.calls = append(p.calls, more)
-			p.mu.Unlock()
-			p.poke()
-		})
+		time.AfterFunc(tickEvery, func() { p.later(more) })
 	}
 	more(time.Now())
 }
