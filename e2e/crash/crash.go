@@ -157,12 +157,18 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 			r.proc.kill()
 		}
 	}()
-	for i, m := range plan(o) {
+	moments := plan(o)
+	for i := 0; i < len(moments); i++ {
+		m := moments[i]
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		if err := r.life(i, m); err != nil {
 			return nil, fmt.Errorf("life %d (%s): %w; the server's log is %s", i, m.how, err, r.logPath)
+		}
+		if r.spared { // another time then
+			r.spared = false
+			moments = append(moments, moment{how: momentAny, after: m.after})
 		}
 	}
 	if err := r.start(); err == nil {
@@ -191,6 +197,7 @@ type run struct {
 	http    string
 	logPath string
 	fresh   bool // the process has not been verified yet
+	spared  bool // the process has ended in order before it was to be killed
 }
 
 func (r *run) prepare() error {
@@ -300,6 +307,7 @@ func (r *run) life(i int, m moment) error {
 		return r.end(m.how, r.proc.kill())
 	case momentDrain:
 		if r.proc.stop(m.then) {
+			r.spared = true
 			return r.end(momentStop, time.Time{})
 		}
 		return r.end(m.how, r.proc.kill())
