@@ -157,6 +157,7 @@ func TestProcess(t *testing.T) {
 }
 
 func TestUsage(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir()) // crash keeps what it had made when it fails
 	for _, c := range []struct{ name, args, want string }{
 		{"no scenario", "", "usage"},
 		{"another scenario", "flood", "usage"},
