@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// flushInterval is how long a write may wait that nothing relies on.
+// flushInterval is how long a write may wait that nothing relies on, from when it
+// is handed in. A commit that runs then is waited for too.
 const flushInterval = 100 * time.Millisecond
 
 // backlogLimit bounds the writes not yet stored. Beyond it the runtime refuses
@@ -24,6 +25,7 @@ type committer struct {
 	mu      sync.Mutex
 	pending []commitBatch
 	writes  int
+	since   time.Time // when the oldest of pending was handed in
 	urgent  bool
 	wake    chan struct{}
 	idle    *sync.Cond
@@ -46,6 +48,9 @@ func newCommitter(rt *Runtime) *committer {
 
 func (c *committer) submit(sh *shard, seq uint64, writes []Write, urgent bool) {
 	c.mu.Lock()
+	if len(c.pending) == 0 {
+		c.since = time.Now()
+	}
 	c.pending = append(c.pending, commitBatch{sh, seq, writes})
 	c.writes += len(writes)
 	c.urgent = c.urgent || urgent
@@ -92,9 +97,9 @@ func (c *committer) run() {
 		case <-c.wake:
 		}
 		c.mu.Lock()
-		urgent := c.urgent
+		urgent, wait := c.urgent, flushInterval-time.Since(c.since)
 		c.mu.Unlock()
-		for flush := time.After(flushInterval); !urgent; {
+		for flush := time.After(wait); !urgent; {
 			select {
 			case <-c.rt.done:
 				return

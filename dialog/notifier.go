@@ -75,7 +75,7 @@ type recovery uint8
 
 const (
 	settled recovery = iota
-	silent           // nothing was heard of the source yet; the first update is what the watcher has
+	silent           // nothing was heard of the source yet; the first update is what the watcher has, unless it is news
 	spread           // ... or may not have: a NOTIFY is owed, at a time drawn so that not all go at once
 )
 
@@ -140,6 +140,7 @@ type notifierEvent struct {
 	expires    time.Duration // granted, of evSubscribe
 	state      SubState      // of evUpdate
 	reason     Reason
+	news       bool          // of evUpdate
 	retryAfter time.Duration // of evUpdate, or of an answer
 	err        *Error
 	status     int // of evAnswer
@@ -271,7 +272,10 @@ func (n *Notifier) update(now moment, ev notifierEvent, fx *effects) {
 		}
 		if n.recovery == silent {
 			n.recovery = settled
-			if n.owed {
+			switch {
+			case ev.news:
+				n.owed, n.notBefore = true, 0
+			case n.owed:
 				n.recovery = spread
 			}
 			n.become(next)

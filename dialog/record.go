@@ -40,6 +40,7 @@ type subscription struct {
 	lists      bool  // the watcher supports eventlist
 	list       bool  // it is a list: of one without content yet, by the stored row
 	stored     bool
+	renewed    bool // there was a SUBSCRIBE since the start
 	dirty      bool
 	queued     bool // its NOTIFY waits for the window of its next hop
 	waiting    bool // a NOTIFY was sent and has no answer yet

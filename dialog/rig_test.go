@@ -388,6 +388,14 @@ func (s *fakeStore) hold() chan struct{} {
 	return s.block
 }
 
+// release ends a hold, and has later Commits not wait.
+func (s *fakeStore) release(held chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.block = nil
+	close(held)
+}
+
 func (s *fakeStore) Commit(ctx context.Context, batch []Write) error {
 	s.mu.Lock()
 	block := s.block

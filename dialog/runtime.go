@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -262,14 +264,20 @@ func (rt *Runtime) Stop(ctx context.Context) error {
 // quiesceLimit is how long a stop waits for watchers to answer.
 const quiesceLimit = 3 * time.Second
 
-// quiesce waits until no NOTIFY is in flight or owed, but for those to peers
-// that failed before, and no longer than quiesceLimit. What only pacing keeps back goes now: after the restart
-// nobody would know of it.
+// quietRounds is how often in a row all shards must have nothing to do: what one
+// has done may reach a watcher through two others, a list's shard and back.
+const quietRounds = 4
+
+// quiesce waits until what was received is handled and no NOTIFY is in flight
+// or owed, but for those to peers that failed before, and no longer than
+// quiesceLimit. What only pacing keeps back goes now: after the restart nobody
+// would know of it.
 func (rt *Runtime) quiesce(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, quiesceLimit)
 	defer cancel()
-	for {
+	for quiet := 0; ; {
 		var busy atomic.Int64
+		busy.Store(rt.backlog.Load()) // which does not grow any more
 		rt.each(func(t *Turn) {
 			busy.Add(int64(len(t.sh.later) + len(t.sh.local)))
 			for s := range t.sh.subs.all() {
@@ -283,8 +291,12 @@ func (rt *Runtime) quiesce(ctx context.Context) {
 			}
 		})
 		if busy.Load() == 0 {
-			return
+			if quiet++; quiet == quietRounds {
+				return
+			}
+			continue
 		}
+		quiet = 0
 		select {
 		case <-ctx.Done():
 			return // the rest is Unsettled
@@ -303,12 +315,13 @@ func (rt *Runtime) flush(ctx context.Context) error {
 		return nil
 	}
 	var mu sync.Mutex
+	unsettled := make(map[string]bool)
 	rt.each(func(t *Turn) {
 		t.sh.frozen = true
 		for s := range t.sh.subs.all() {
-			if s.stored && (s.n.inFlight || s.n.owed) {
+			if s.stored && s.n.inFlight { // its ceiling stays what it is
 				mu.Lock()
-				rt.unsettled = append(rt.unsettled, formatTag(s.id))
+				unsettled[formatTag(s.id)] = true
 				mu.Unlock()
 			}
 			if s.stored && !s.n.inFlight {
@@ -323,7 +336,16 @@ func (rt *Runtime) flush(ctx context.Context) error {
 	if err := rt.commit.drain(ctx); err != nil {
 		return err
 	}
-	rt.each(func(*Turn) {}) // answers that waited for the commit leave
+	rt.each(func(t *Turn) { // answers that waited for the commit leave
+		for s := range t.sh.subs.all() {
+			if s.stored && s.n.owed { // what came from another shard since, too
+				mu.Lock()
+				unsettled[formatTag(s.id)] = true
+				mu.Unlock()
+			}
+		}
+	})
+	rt.unsettled = slices.Sorted(maps.Keys(unsettled))
 	return nil
 }
 
@@ -682,6 +704,11 @@ func (sh *shard) work(now time.Time) (time.Time, bool) {
 		updates[i] = Update{}
 	}
 	for i := range msgs {
+		if sh.frozen && msgs[i].m.IsRequest() { // as Receive does
+			msgs[i].m.Release()
+			msgs[i] = incoming{}
+			continue
+		}
 		if !sh.guard(func() { sh.message(t, &msgs[i]) }) {
 			sh.crashed(t)
 		}

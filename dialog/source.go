@@ -70,6 +70,7 @@ type Update struct {
 	View       Content   // instead of Doc: a source in the sink's own shard that renders for each NOTIFY
 	Err        *Error    // of Terminated: how to answer a SUBSCRIBE that waits for this
 	Retrying   bool      // of Terminated: not the end; the source keeps the attachment and tries again
+	News       bool      // the state has changed since the start: even a resumed watcher does not have it
 }
 
 // Source knows the state of resources of one shard. It is called by that

@@ -305,6 +305,79 @@ func TestCleanRestart(t *testing.T) {
 	})
 }
 
+// What waits in a mailbox when a stop begins is worked on before it ends: nothing
+// is answered whose watcher is then told nothing, before or after the restart.
+func TestStopWithBacklog(t *testing.T) {
+	for _, durability := range []Durability{WriteThrough, WriteBack} {
+		bubble(t, func(t *testing.T) {
+			r, p := phoneRig(t, func(o *Options) { o.Durability = durability })
+			busy := make(chan struct{})
+			r.Post(ShardOf(alice), func(*Turn) { <-busy })
+			settle()
+			open := make([]*call, 5*turnBudget)
+			for i := range open {
+				open[i] = p.call(bob, alice)
+				p.send(open[i].text())
+			}
+			stopped := make(chan struct{})
+			go func() {
+				defer close(stopped)
+				r.stop()
+			}()
+			settle()
+			late := p.call(bob, alice)
+			p.send(late.text())
+			close(busy)
+			<-stopped
+			settle()
+			for i, c := range open {
+				m := c.answer()
+				if m == nil || m.Status() != 200 {
+					t.Fatalf("SUBSCRIBE %d: %v", i, m)
+				}
+				if c.notified() == nil && !slices.Contains(r.Unsettled(), string(m.To().Tag())) {
+					t.Errorf("EV-30: SUBSCRIBE %d is answered, and its watcher never told", i)
+				}
+			}
+			if m := late.answer(); m != nil {
+				t.Errorf("answered after the stop began: %s", m.Raw)
+			}
+		})
+	}
+}
+
+// A SUBSCRIBE that was stored but not answered is repeated to the next life of
+// the server, whose transactions do not know it.
+func TestRepeatAfterRestart(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, p := phoneRig(t, nil)
+		c := p.call(bob, alice)
+		c.subscribe(200)
+		c.notified()
+		c.subscribe(200)
+		c.notified()
+		for _, kill := range []bool{true, false} {
+			if r = restart(t, r, kill, nil); kill {
+				c.notified()
+			}
+			step(t, "CORE-13 lower: 500", func(t *testing.T) {
+				c.cseq -= 2
+				c.subscribe(500)
+				c.cseq++
+			})
+			step(t, "the last one again", func(t *testing.T) {
+				c.cseq--
+				c.subscribe(200)
+				c.wantNotify("active;expires=3600", "first")
+			})
+			step(t, "and once more, in another transaction: 500", func(t *testing.T) {
+				c.cseq--
+				c.subscribe(500)
+			})
+		}
+	})
+}
+
 func TestKilled(t *testing.T) {
 	for _, durability := range []Durability{WriteThrough, WriteBack} {
 		bubble(t, func(t *testing.T) {
@@ -396,6 +469,28 @@ func TestCeilingBeforeNotify(t *testing.T) {
 			}
 		})
 	}
+}
+
+// In write-back the interval counts from the oldest write, not from the end of
+// the commit before: that is how much a kill may lose.
+func TestWriteBackInterval(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, p := phoneRig(t, func(o *Options) { o.Durability = WriteBack })
+		slow := r.store.hold()
+		p.call(bob, alice).subscribe(200)
+		time.Sleep(flushInterval + time.Millisecond) // the commit has begun
+		p.call(bob, alice).subscribe(200)
+		time.Sleep(flushInterval - 10*time.Millisecond)
+		r.store.release(slow)
+		time.Sleep(5 * time.Millisecond)
+		if n := r.store.count(); n != 1 {
+			t.Errorf("%d rows before the interval is over, want 1", n)
+		}
+		time.Sleep(10 * time.Millisecond)
+		if n := r.store.count(); n != 2 {
+			t.Errorf("%d rows after it, want 2", n)
+		}
+	})
 }
 
 // In write-back what waits for one commit waits for that one only: not for the

@@ -274,7 +274,7 @@ func (sh *shard) subscribe(t *Turn, r *Request) *Error {
 		txRemoteURI: unless(m.From().URI, r.Watcher.URI), txLocalURI: unless(m.To().URI, r.Resource), txURI: unless(m.RequestURI(), r.Resource),
 	})
 	s.n.interval = millis(r.Package.MinInterval)
-	s.n.offset = 1
+	s.n.offset, s.renewed = 1, true
 	sh.setFlow(s, m, target)
 	sh.rt.stats.Subscriptions.Add(1)
 	granted = sh.jitter(granted)
@@ -336,7 +336,8 @@ func (sh *shard) resubscribe(t *Turn, r *Request) *Error {
 	if _, eventID, _ := m.Event(); sh.pkgOf(s) != r.Package || !bytes.Equal(o.t[txEventID], eventID) {
 		return Refuse(403, "Dialog Sharing Not Supported")
 	}
-	if m.CSeq() <= s.remoteCSeq {
+	// The last one may come again after a restart: it was stored, its answer lost.
+	if m.CSeq() < s.remoteCSeq || m.CSeq() == s.remoteCSeq && s.renewed {
 		return Refuse(500, "CSeq Out Of Order")
 	}
 	granted, err := t.Expires(m, r.Package.DefaultExpires)
@@ -360,7 +361,7 @@ func (sh *shard) resubscribe(t *Turn, r *Request) *Error {
 			o = sh.own(s)
 		}
 	}
-	s.remoteCSeq = m.CSeq()
+	s.remoteCSeq, s.renewed = m.CSeq(), true
 	sh.share(&s.encoding, []byte(encodingFor(m)))
 	sh.setFlow(s, m, o.t[txTarget])
 	granted = sh.jitter(granted)
@@ -639,7 +640,7 @@ func (sh *shard) notifierUpdate(t *Turn, u Update) {
 	if s.list && s.n.phase == phaseWaiting {
 		s.n.interval = millis(sh.rt.opt.ListPace)
 	}
-	sh.step(t, s, notifierEvent{kind: evUpdate, state: u.State, reason: u.Reason, retryAfter: u.RetryAfter, err: u.Err})
+	sh.step(t, s, notifierEvent{kind: evUpdate, state: u.State, reason: u.Reason, news: u.News, retryAfter: u.RetryAfter, err: u.Err})
 }
 
 // notify renders and sends the NOTIFY the machine decided on.

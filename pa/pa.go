@@ -114,7 +114,15 @@ type Shard struct {
 	timers map[uint64]timed
 	nextID uint64
 	random sip.Random
+
+	// After a restart subscriptions come back while there are changes already.
+	began time.Time       // at the first change
+	news  map[string]bool // presentities that have changed, for newsTime
 }
+
+// newsTime is how long after a start subscriptions may take to come back: rules
+// and lists may have to be fetched first.
+const newsTime = time.Minute
 
 // timed is what a timer belongs to: a publication, or a presentity whose rules
 // change with time.
@@ -393,15 +401,16 @@ func (s *Shard) decide(t *dialog.Turn, p *presentity, i int, uri string, sets []
 		return false
 	}
 	s.tell(t, p, w)
-	if fresh {
-		return w.is&reported == 0
+	if fresh && w.is&reported != 0 {
+		s.watcherBack(t, p)
+		return false
 	}
-	return w.status() != before
+	return fresh || w.status() != before
 }
 
 // tell sends a watcher what it may see now.
 func (s *Shard) tell(t *dialog.Turn, p *presentity, w *watcher) {
-	u := dialog.Update{To: w.ref(), State: dialog.Active}
+	u := dialog.Update{To: w.ref(), State: dialog.Active, News: s.news[p.key]}
 	if w.handling == policy.Confirm {
 		u.State = dialog.Pending
 	} else {
@@ -447,6 +456,7 @@ func (s *Shard) Timer(t *dialog.Turn, id uint64) {
 
 // changed composes anew and tells those who see a difference.
 func (s *Shard) changed(t *dialog.Turn, p *presentity) {
+	s.isNews(t, p)
 	sphere := pidf.Sphere(p.docs())
 	moved := sphere != p.sphere
 	p.sphere = sphere
@@ -468,6 +478,18 @@ func (s *Shard) changed(t *dialog.Turn, p *presentity) {
 
 // newToken is an entity tag or the like.
 func (s *Shard) newToken() string { return hex.EncodeToString(s.random.Next(8)) }
+
+// isNews remembers a change for the watchers that have not come back yet.
+func (s *Shard) isNews(t *dialog.Turn, p *presentity) {
+	if s.began.IsZero() {
+		s.began, s.news = t.Now, make(map[string]bool)
+	}
+	if t.Now.Sub(s.began) > newsTime {
+		s.news = nil
+		return
+	}
+	s.news[p.key] = true
+}
 
 // Info describes a presentity to an operator.
 type Info struct {

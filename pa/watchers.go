@@ -13,8 +13,9 @@ import (
 // documents are always full (RFC 3858 section 3), so a lost one is repaired by
 // the next.
 type watcherList struct {
-	p    *presentity
-	gone []winfo.Watcher // those that left since the last document
+	p        *presentity
+	gone     []winfo.Watcher // those that left since the last document
+	rendered bool            // since the start
 }
 
 // maxGone bounds the watchers a document reports as gone; of more the oldest
@@ -50,6 +51,16 @@ func (s *Shard) watchersChanged(t *dialog.Turn, p *presentity, gone *winfo.Watch
 	}
 }
 
+// watcherBack tells of a watcher that came back after a restart, if there was a
+// document without it: after a crash, or when something else changed first.
+func (s *Shard) watcherBack(t *dialog.Turn, p *presentity) {
+	for to, l := range p.winfos {
+		if l.rendered {
+			t.Update(dialog.Update{To: to, State: dialog.Active, View: l})
+		}
+	}
+}
+
 // watcherGone tells of a watcher that has ended. One that was never reported is
 // nobody's news (RFC 3857 section 4.7.2).
 func (s *Shard) watcherGone(t *dialog.Turn, p *presentity, w *watcher, event string) {
@@ -72,6 +83,6 @@ func (l *watcherList) Render(dst []byte, v dialog.View) ([]byte, string) {
 	}
 	slices.SortFunc(ws, func(a, b winfo.Watcher) int { return strings.Compare(a.ID, b.ID) })
 	ws = append(ws, l.gone...)
-	l.gone = nil
+	l.gone, l.rendered = nil, true
 	return winfo.Append(dst, v.Version, true, l.p.key, "presence", ws), "application/watcherinfo+xml"
 }

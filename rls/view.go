@@ -58,6 +58,7 @@ type member struct {
 	heard    bool
 	shown    bool // the watcher has a row of this URI
 	dirty    bool // not sent as it is now
+	news     bool // changed since a restart
 	gone     bool // no longer on the list; to be said once (RL-27)
 }
 
@@ -203,7 +204,8 @@ func (v *view) ref(m *member) dialog.SinkRef {
 
 // update takes a member's news.
 func (v *view) update(t *dialog.Turn, m *member, u dialog.Update) {
-	if !m.heard {
+	first := !m.heard
+	if first {
 		m.heard = true
 		v.waiting--
 	}
@@ -213,6 +215,7 @@ func (v *view) update(t *dialog.Turn, m *member, u dialog.Update) {
 	news := m.state != u.State || m.reason != u.Reason || m.doc != u.Doc
 	if news {
 		m.state, m.reason, m.doc, m.changed, m.dirty = u.State, u.Reason, u.Doc, t.Now, true
+		m.news = m.news || !first || u.News
 	}
 	switch {
 	case v.timer != 0: // others have a moment to answer
@@ -237,16 +240,17 @@ func (v *view) begin(t *dialog.Turn) {
 	}
 	v.ready = true
 	if v.in.Resumed {
+		v.in.Resumed = false // members to come are new
 		v.root.clean()
 	}
 	v.tell(t)
 }
 
-// clean marks everything as sent.
+// clean marks everything as sent, but what has changed since the start.
 func (n *node) clean() {
 	n.renamed, n.resumed = false, true
 	for _, m := range n.items {
-		m.dirty, m.shown = false, true
+		m.dirty, m.shown = m.news, true
 		if m.child != nil {
 			m.child.clean()
 		}
@@ -254,7 +258,7 @@ func (n *node) clean() {
 }
 
 func (v *view) tell(t *dialog.Turn) {
-	t.Update(dialog.Update{To: v.to, State: dialog.Active, View: v})
+	t.Update(dialog.Update{To: v.to, State: dialog.Active, View: v, News: v.root.unsent()})
 }
 
 // Render implements dialog.Content: the multipart body of the NOTIFY that is

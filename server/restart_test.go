@@ -3,11 +3,14 @@ package server_test
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"rollcall/pa/winfo"
 	"rollcall/server"
 	"rollcall/server/servertest"
 )
@@ -295,5 +298,151 @@ func TestFailedStart(t *testing.T) {
 		}
 		d.n.Restart(0)
 		d.quiet(time.Minute, "the failed start changed nothing")
+	})
+}
+
+// WI-09: after a crash the owner is told of every watcher, in whatever order the
+// subscriptions came back; after a stop in order of none.
+func TestRestartWatcherInfo(t *testing.T) {
+	deployed(t, nil, func(d *deployment) {
+		watchers := map[string]bool{alice: true}
+		for i := range 20 { // some come back before the owner's subscription, some after
+			who := fmt.Sprintf("sip:w%d@example.com", i)
+			watchers[who] = true
+			uri := bob
+			if i%2 == 0 {
+				uri = team
+			}
+			s := d.UA(who).Watch(d.n, uri)
+			s.Expect(servertest.Crash)
+		}
+		d.Settle(5 * time.Second)
+		for _, s := range d.all() {
+			s.Drain()
+			s.Expect(servertest.Crash)
+		}
+		d.n.Restart(0)
+		d.Settle(time.Minute)
+		d.info.Quiet(0, "after a stop in order nothing has changed")
+		d.n.Crash(0)
+		d.Settle(10 * time.Second)
+		all := d.info.All()
+		doc, err := winfo.Parse(all[len(all)-1].Body())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]bool{}
+		for _, w := range doc.Lists[0].Watchers {
+			if got[w.URI] = true; !watchers[w.URI] || w.Status != winfo.Active {
+				t.Errorf("watcher %+v", w)
+			}
+		}
+		if len(got) != len(watchers) {
+			t.Errorf("%d watchers are told, want %d: %v", len(got), len(watchers), got)
+		}
+	})
+}
+
+// What is published while the server starts reaches the watchers, though their
+// subscriptions may come back after it: their first state is then not the one
+// they have.
+func TestPublishDuringStart(t *testing.T) {
+	for name, c := range map[string]struct {
+		expires int
+		want    string
+	}{"changed": {3600, "open: three"}, "removed": {0, "closed"}} {
+		t.Run(name, func(t *testing.T) {
+			deployed(t, nil, func(d *deployment) {
+				answer := make(chan int, 1)
+				d.Bound = func() {
+					go func() {
+						doc := servertest.PIDF(bob, "open", "three")
+						if c.expires == 0 {
+							doc = ""
+						}
+						answer <- d.bob.Send(doc, c.expires).Status()
+					}()
+					synctest.Wait()
+				}
+				d.list.Expect(servertest.Restart)
+				d.n.Restart(time.Second)
+				if status := <-answer; status != 200 {
+					t.Fatalf("PUBLISH during the start: %d", status)
+				}
+				if got := d.direct.Next().Text(); got != c.want {
+					t.Errorf("direct watcher has %q, want %q", got, c.want)
+				}
+				d.list.Next()
+				d.list.WantView("after the start", d.members(c.want))
+				d.quiet(10*time.Second, "nothing more")
+			})
+		})
+	}
+}
+
+// The same for somebody of whom nothing was published before.
+func TestFirstPublishDuringStart(t *testing.T) {
+	deployed(t, nil, func(d *deployment) {
+		dave := d.UA("sip:dave@example.com")
+		watch := d.UA(alice).Watch(d.n, dave.AOR)
+		watch.Next()
+		d.Settle(5 * time.Second)
+		p := dave.Publication(d.n)
+		d.Bound = func() {
+			go p.Say("open", "first")
+			synctest.Wait()
+		}
+		d.n.Restart(time.Second)
+		if got := watch.Next().Text(); got != "open: first" {
+			t.Errorf("watcher has %q", got)
+		}
+	})
+}
+
+// What is published while the server stops is told, before the end or after
+// the next start: whatever was acknowledged or stored reaches the watchers.
+func TestPublishDuringStop(t *testing.T) {
+	const people = 60
+	db := "sqlite:" + t.TempDir() + "/rollcall.db"
+	synctest.Test(t, func(t *testing.T) {
+		w := servertest.New(t)
+		n := w.Node("192.0.2.1", func(c *server.Config) { c.Store, c.PresenceAuth = db, "open" })
+		var members []string
+		var pubs []*servertest.Publication
+		for i := range people {
+			members = append(members, fmt.Sprintf("sip:p%d@example.com", i))
+			pubs = append(pubs, w.UA(members[i]).Publication(n))
+			pubs[i].Say("open", "before")
+		}
+		n.List(team, members...)
+		list, direct := w.UA(alice).Watch(n, team), w.UA(alice).Watch(n, members[0])
+		w.Settle(5 * time.Second)
+		for round := range 30 {
+			note := fmt.Sprint("round ", round)
+			want := state{}
+			var all sync.WaitGroup
+			for i, p := range pubs {
+				all.Go(func() {
+					if m := p.Send(servertest.PIDF(members[i], "open", note), 3600); m.Status() != 200 {
+						t.Errorf("PUBLISH: %d", m.Status())
+					}
+				})
+				want[members[i]] = "open: " + note
+			}
+			list.Expect(servertest.Restart)
+			direct.Expect(servertest.Restart)
+			for range round * 20 { // how far the server gets with them before it stops
+				runtime.Gosched()
+			}
+			n.Restart(0)
+			all.Wait()
+			w.Settle(5 * time.Second)
+			list.WantView(note, want)
+			if got := direct.All(); got[len(got)-1].Text() != "open: "+note {
+				t.Errorf("%s: direct watcher has %q", note, got[len(got)-1].Text())
+			}
+			list.Drain()
+			direct.Drain()
+		}
 	})
 }

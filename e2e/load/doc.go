@@ -6,12 +6,17 @@
 //	go run ./e2e/load overload -server 127.0.0.1:5060 -pid PID
 //	go run ./e2e/load idle     -server 127.0.0.1:5060 -pid PID -n 10000
 //	go run ./e2e/load fanout   -server 127.0.0.1:5060 -pid PID -k 20 -w 100
+//	go run ./e2e/load crash    -kills 50 -seed 1
+//	go run ./e2e/load crash    -kills 20 -store postgres -durability write-back
 //
 // pairs is a closed loop of SUBSCRIBE, 200, NOTIFY, 200. overload finds the
 // peak of such a loop, then offers a multiple of it in an open loop while
 // established dialogs are refreshed, and measures how soon the peak is back.
 // idle holds TCP connections. fanout publishes and waits until every watcher
-// has the newest state.
+// has the newest state. crash starts a server of its own, kills it under load
+// again and again, and looks for what it had acknowledged (package crash says
+// how); the same -seed and numbers give the same moments, as far as the machine
+// does the same.
 //
 // A generator is one goroutine with an Endpoint and a table of Transactions of
 // its own, so requests are retransmitted as RFC 3261 section 17.1.2.2 says
@@ -34,5 +39,6 @@
 //	rollcall serve --domain example.com --presence-auth open --store memory --durability memory --notify-interval presence=0
 //
 // Durations are in milliseconds, sizes in bytes, CPU in microseconds. The exit
-// status is 1 when something was wrong: an unexpected status, a bad NOTIFY.
+// status is 1 when something was wrong: an unexpected status, a bad NOTIFY, a
+// loss. crash then keeps the server's log and database and says where.
 package main

@@ -157,6 +157,7 @@ func TestProcess(t *testing.T) {
 }
 
 func TestUsage(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir()) // crash keeps what it had made when it fails
 	for _, c := range []struct{ name, args, want string }{
 		{"no scenario", "", "usage"},
 		{"another scenario", "flood", "usage"},
@@ -169,6 +170,9 @@ func TestUsage(t *testing.T) {
 		{"no rate", "overload -factor 0", "must be above 0"},
 		{"no watchers", "fanout -w 0", "at least 1"},
 		{"no connections", "idle -n 0", "at least 1"},
+		{"nothing to lose", "crash -durability memory", "neither write-through nor write-back"},
+		{"no kills", "crash -kills 0 -stops 0", "nothing to do"},
+		{"no server", "crash -kills 1 -binary /nowhere/rollcall", "no such file"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var out, errs bytes.Buffer

@@ -19,13 +19,13 @@ func main() {
 }
 
 var scenarios = map[string]func(c *common, f *flag.FlagSet, args []string) (any, error){
-	"pairs": pairs, "overload": overload, "idle": idle, "fanout": fanout,
+	"pairs": pairs, "overload": overload, "idle": idle, "fanout": fanout, "crash": crashes,
 }
 
 // run is the command; it gives its exit status.
 func run(args []string, out, errs io.Writer) int {
 	if len(args) == 0 || scenarios[args[0]] == nil {
-		fmt.Fprintln(errs, "usage: load pairs|overload|idle|fanout [flags]; -h after a scenario tells its flags")
+		fmt.Fprintln(errs, "usage: load pairs|overload|idle|fanout|crash [flags]; -h after a scenario tells its flags")
 		return 2
 	}
 	f := flag.NewFlagSet(args[0], flag.ContinueOnError)
