@@ -368,6 +368,7 @@ type fakeStore struct {
 	rows    map[string]SubscriptionRow
 	block   chan struct{}
 	err     error
+	poison  func(Write) bool // what is refused for good
 	commits int
 	entered int
 	batches [][]Write
@@ -387,6 +388,14 @@ func (s *fakeStore) hold() chan struct{} {
 	return s.block
 }
 
+// release lets the Commits that wait go on, and those to come.
+func (s *fakeStore) release(block chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.block = nil
+	close(block)
+}
+
 func (s *fakeStore) Commit(ctx context.Context, batch []Write) error {
 	s.mu.Lock()
 	block := s.block
@@ -403,6 +412,9 @@ func (s *fakeStore) Commit(ctx context.Context, batch []Write) error {
 	defer s.mu.Unlock()
 	if s.err != nil {
 		return s.err
+	}
+	if s.poison != nil && slices.ContainsFunc(batch, s.poison) {
+		return fmt.Errorf("constraint: %w", ErrUnstorable)
 	}
 	s.commits++
 	s.batches = append(s.batches, slices.Clone(batch))

@@ -185,12 +185,11 @@ func (sh *shard) request(t *Turn, r *Request) *Error {
 		return err
 	}
 	r.Package = pkg
+	if err := sh.admit(m); err != nil {
+		return err
+	}
 	if within {
 		return sh.resubscribe(t, r)
-	}
-	if len(sh.held) > heldLimit || rt.commit.overloaded() {
-		rt.stats.Overload.Add(1)
-		return &Error{Status: 503, Reason: "Store Too Slow", RetryAfter: 10 * time.Second}
 	}
 	if m.Method() == sip.PUBLISH {
 		for _, c := range sh.components {
@@ -566,14 +565,13 @@ func (sh *shard) effect(t *Turn, s *subscription, fx *notifierEffect) {
 		if s.stored {
 			s.stored = false
 			t.persist(DeleteSubscription{ID: s.row.ID})
-			if s.n.cseq >= s.n.ceiling { // the last NOTIFY has no ceiling any more to stay below
-				t.mustCommit = true
+			if s.n.cseq >= s.n.ceiling && sh.rt.opt.Durability == WriteBack { // the last NOTIFY has no ceiling any more to stay below
+				sh.park(t, s)
 			}
 		}
 	case fxCeiling:
 		if s.stored {
 			t.persist(SetCSeqCeiling{ID: s.row.ID, Ceiling: s.n.ceiling})
-			t.mustCommit = true
 		}
 	case fxNotify:
 		if s.waiting {
@@ -586,6 +584,7 @@ func (sh *shard) effect(t *Turn, s *subscription, fx *notifierEffect) {
 	case fxRemove:
 		t.CancelTimer(s.timer)
 		delete(sh.subs, s.id)
+		delete(sh.parkedBy, s.id)
 		sh.rt.stats.Subscriptions.Add(-1)
 	}
 }
@@ -636,6 +635,9 @@ func (sh *shard) answerSubscribe(t *Turn, s *subscription, err *Error) {
 	}
 	b = sip.AppendHeader(b, "Allow-Events", sh.rt.opt.Packages.AllowEvents())
 	t.respond(s.tx, sip.AppendBody(b, "", nil))
+	if len(m.To().Tag()) == 0 {
+		t.sends[len(t.sends)-1].user = uint64(notifierComponent)<<56 | s.id
+	}
 }
 
 func appendContact(b []byte, uri string) []byte {
