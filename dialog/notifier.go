@@ -22,6 +22,7 @@ import (
 //	            answer EV-15, 408           gone         forget, detach
 //	            answer other                same         NOTIFY full later
 //	            unsent                      same         NOTIFY full again, with the same CSeq
+//	            withdrawn                   gone         forget, detach
 //	terminated  subscribe                   same         respond 481
 //	            answer to the last NOTIFY   gone
 //
@@ -130,8 +131,9 @@ const (
 	evUnsent // the NOTIFY did not leave; at once again with expires 0, else later
 	evTimer
 	evFlush
-	evAgain // the NOTIFY in flight has to be sent otherwise
-	evLost  // the NOTIFY did not leave: its flow is gone, and there is no other way
+	evAgain     // the NOTIFY in flight has to be sent otherwise
+	evLost      // the NOTIFY did not leave: its flow is gone, and there is no other way
+	evWithdrawn // the SUBSCRIBE that began it was refused after all; no NOTIFY has left
 )
 
 // notifierEvent is what happens to a subscription.
@@ -196,7 +198,20 @@ func (n *Notifier) step(now moment, ev notifierEvent, fx *effects) {
 		}
 	case evLost:
 		n.lost(now, fx)
+	case evWithdrawn:
+		n.withdrawn(fx)
 	}
+}
+
+// withdrawn ends a subscription of which the watcher knows nothing.
+func (n *Notifier) withdrawn(fx *effects) {
+	if n.phase == phasePending || n.phase == phaseActive {
+		fx.add(fxForget)
+		fx.add(fxDetach)
+	}
+	n.owed, n.inFlight = false, false
+	n.become(phaseGone)
+	fx.add(fxRemove)
 }
 
 func (n *Notifier) subscribe(now moment, ev notifierEvent, fx *effects) {

@@ -184,6 +184,7 @@ func (sh *shard) remove(t *Turn, s *subscription) {
 		t.sh.rt.Post(sh.id, func(t *Turn) { sh.advance(t, w) })
 	}
 	sh.subs.drop(s.id)
+	delete(sh.parkedBy, s.id)
 	sh.gone = append(sh.gone, s)
 	sh.rt.stats.Subscriptions.Add(-1)
 }

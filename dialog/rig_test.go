@@ -369,6 +369,7 @@ type fakeStore struct {
 	remotes map[string]RemoteRow
 	block   chan struct{}
 	err     error
+	poison  func(Write) bool // what is refused for good
 	commits int
 	entered int
 	batches [][]Write
@@ -412,6 +413,9 @@ func (s *fakeStore) Commit(ctx context.Context, batch []Write) error {
 	defer s.mu.Unlock()
 	if s.err != nil {
 		return s.err
+	}
+	if s.poison != nil && slices.ContainsFunc(batch, s.poison) {
+		return fmt.Errorf("constraint: %w", ErrUnstorable)
 	}
 	s.commits++
 	s.batches = append(s.batches, slices.Clone(batch))

@@ -50,7 +50,8 @@ const (
 const yieldAt = 64
 
 // heldLimit bounds the messages of one shard that wait for a commit. Beyond it
-// new SUBSCRIBE and PUBLISH get 503 at once.
+// new SUBSCRIBE and PUBLISH get 503 at once; what is added then is NOTIFYs, one
+// for each dialog at most.
 const heldLimit = 16384
 
 // Durability is when an answer may leave (design: persistence is a policy of
@@ -164,6 +165,9 @@ type Stats struct {
 	Remote        atomic.Int64 // subscriber-side dialogs
 	Commits       atomic.Uint64
 	CommitErrors  atomic.Uint64
+	StoreRefused  atomic.Uint64 // requests refused because the store was down
+	Withdrawn     atomic.Uint64 // answers that became refusals while they waited for the store
+	Unstorable    atomic.Uint64 // writes left out because the store will never take them
 	Panics        atomic.Uint64
 	TwoInFlight   atomic.Uint64
 	Revived       atomic.Uint64
@@ -211,8 +215,8 @@ func New(opt Options) *Runtime {
 // Stats gives the counters.
 func (rt *Runtime) Stats() *Stats { return &rt.stats }
 
-// Healthy is false while the store refuses writes.
-func (rt *Runtime) Healthy() bool { return rt.commit.healthy.Load() }
+// Healthy is false while the store is down; see StoreState.
+func (rt *Runtime) Healthy() bool { return !rt.commit.down.Load() }
 
 // Start runs the shards, the committer and the workers.
 func (rt *Runtime) Start() {
@@ -569,6 +573,8 @@ type mailbox struct {
 	updates []Update
 	index   map[SinkRef]int
 	durable uint64 // newest committed batch
+
+	unstorable []uint64 // batches of which something was left out
 }
 
 // shard is one owner: a goroutine and everything it owns.
@@ -591,18 +597,21 @@ type shard struct {
 	later      []func(*Turn) // see Turn.Later; bounded by the objects that have such work
 	laterAt    time.Time     // when the last of them ran
 
-	local   []Update // updates to sinks of this shard
-	held    []send   // sends that wait for commits
-	batch   uint64   // number of the newest batch handed to the committer
-	durable uint64
-	windows windows
-	via     via
-	scratch effects
-	random  sip.Random
-	packed  packed
-	headBuf []byte
-	bodyBuf []byte
-	textBuf []byte
+	local    []Update // updates to sinks of this shard
+	held     []send   // sends that wait for commits
+	watching bool     // held is looked at by a timer
+	parked   []parked // dialogs that wait for commits, in the order of these
+	parkedBy map[uint64]uint64
+	batch    uint64 // number of the newest batch handed to the committer
+	durable  uint64
+	windows  windows
+	via      via
+	scratch  effects
+	random   sip.Random
+	packed   packed
+	headBuf  []byte
+	bodyBuf  []byte
+	textBuf  []byte
 
 	spareMore []*more
 	spare     mailboxSpare
@@ -673,6 +682,8 @@ func (sh *shard) work(now time.Time) (time.Time, bool) {
 		clear(b.index)
 	}
 	sh.durable = b.durable
+	unstorable := b.unstorable
+	b.unstorable = nil
 	b.mu.Unlock()
 	budget := min(len(msgs), turnBudget)
 	sh.rest = msgs[budget:]
@@ -685,6 +696,9 @@ func (sh *shard) work(now time.Time) (time.Time, bool) {
 
 	t := sh.turn
 	t.Now, t.now = now, moment(now.Sub(sh.rt.base))
+	if len(unstorable) > 0 {
+		sh.withdraw(t, 500, func(s *send) bool { return slices.Contains(unstorable, s.after) })
+	}
 	sh.release(now)
 	sh.tx.Advance(now, func(out sip.Outcome) { sh.guard(func() { sh.outcome(t, out, nil) }) })
 	sh.wheel.Advance(now, func(key uint64) { sh.guard(func() { sh.timer(t, key) }) })
@@ -750,7 +764,7 @@ func (sh *shard) settle(t *Turn) {
 		sh.dirty = nil
 		for _, s := range dirty {
 			s.dirty = false
-			if !sh.frozen && sh.admit(t, s) {
+			if !sh.frozen && !sh.parks(t, s) && sh.hasRoom(t, s) {
 				sh.flush(t, s)
 			}
 		}
@@ -784,19 +798,16 @@ func (sh *shard) finish(t *Turn) {
 	if len(t.writes) > 0 {
 		sh.batch++
 		wait := t.mustCommit || t.relies && rt.opt.Durability == WriteThrough
-		rt.commit.submit(sh, sh.batch, t.writes, wait)
+		rt.commit.submit(sh, sh.batch, t.writes, wait || t.hurry)
 		t.hold = t.hold || wait
-		t.writes, t.mustCommit, t.relies = nil, false, false
+		t.writes, t.mustCommit, t.relies, t.hurry = nil, false, false, false
 	}
 	if n := len(sh.held); n > 0 || t.hold {
 		after := sh.batch
 		if !t.hold { // only not to overtake
 			after = sh.held[n-1].after
 		}
-		for _, s := range t.sends {
-			s.after = after
-			sh.held = append(sh.held, s)
-		}
+		sh.hold(t, after)
 		t.hold = false
 	} else {
 		for _, s := range t.sends {
@@ -850,17 +861,7 @@ func (sh *shard) release(now time.Time) {
 		clear(sh.held[rest:])
 		sh.held = sh.held[:rest]
 	}
-}
-
-// send is a message on its way out.
-type send struct {
-	server sip.ServerID // a response, or
-	client sip.ClientID // a request
-	user   uint64
-	flow   sip.Flow
-	head   []byte // the message is head and body
-	body   []byte
-	after  uint64
+	sh.unpark()
 }
 
 func (sh *shard) transmit(t *Turn, s send) {
@@ -887,6 +888,7 @@ func (sh *shard) deliver(t *Turn, u Update) {
 const (
 	notifierComponent   = 0xff
 	subscriberComponent = 0xfe
+	heldComponent       = 0xfd
 )
 
 func (sh *shard) timer(t *Turn, key uint64) {
@@ -907,6 +909,8 @@ func (sh *shard) timer(t *Turn, key uint64) {
 		} else {
 			sh.rt.stats.Orphans.Add(1)
 		}
+	case heldComponent:
+		sh.overdue(t)
 	default:
 		sh.components[c].Timer(t, id)
 	}

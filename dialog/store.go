@@ -1,6 +1,10 @@
 package dialog
 
-import "context"
+import (
+	"context"
+	"errors"
+	"fmt"
+)
 
 // Write is one change to stored state: PutSubscription, DeleteSubscription,
 // SetCSeqCeiling, PutRemote, DeleteRemote, or a write that another package
@@ -12,6 +16,16 @@ type Write any
 type Store interface {
 	Commit(ctx context.Context, batch []Write) error
 }
+
+// Checker is a Store that can tell whether it is there without writing. It is
+// asked now and then while nothing is written.
+type Checker interface {
+	Check(ctx context.Context) error
+}
+
+// ErrUnstorable is wrapped by the error of a Commit that fails because of what
+// is written and would fail again at any time.
+var ErrUnstorable = errors.New("the store will never take this write")
 
 // SubscriptionRow is a notifier-side subscription dialog as it is stored.
 // Times are Unix milliseconds.
@@ -46,8 +60,33 @@ type SubscriptionRow struct {
 	ExpiresMS int64
 }
 
+// Check tells why a row cannot be restored, or what in it contradicts itself.
+func (r *SubscriptionRow) Check(packages *Registry) error {
+	id, ok := parseTag([]byte(r.ID))
+	switch {
+	case !ok:
+		return errors.New("the id is no tag of ours")
+	case tagShard(id) != r.Shard:
+		return fmt.Errorf("shard %d, but the id is of shard %d", r.Shard, tagShard(id))
+	case r.Resource == "":
+		return errors.New("no resource")
+	case ShardOf(r.Resource) != r.Shard:
+		return fmt.Errorf("shard %d, but the resource belongs to shard %d", r.Shard, ShardOf(r.Resource))
+	case packages.Find(r.Event) == nil:
+		return fmt.Errorf("unknown event package %q", r.Event)
+	case r.CallID == "", r.LocalURI == "", r.RemoteURI == "", r.RemoteTag == "", r.RemoteTarget == "":
+		return errors.New("the dialog is not complete: Call-ID, URIs, tag or target is empty")
+	case r.CSeqCeiling >= 1<<31:
+		return fmt.Errorf("CSeq ceiling %d is above 2^31-1", r.CSeqCeiling)
+	}
+	return nil
+}
+
 // PutSubscription inserts or replaces a row.
 type PutSubscription struct{ Row SubscriptionRow }
+
+// String names the write for logs.
+func (w PutSubscription) String() string { return "subscription " + w.Row.ID }
 
 // DeleteSubscription removes a row; a missing one is no error.
 type DeleteSubscription struct{ ID string }

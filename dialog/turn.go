@@ -22,6 +22,7 @@ type Turn struct {
 	writes     []Write
 	relies     bool // the sends rely on the writes
 	mustCommit bool // ... in every mode
+	hurry      bool // somebody waits for the writes, but not the sends
 	hold       bool
 
 	out      []outbox // per destination shard, in the order of outShard
@@ -218,6 +219,7 @@ func (sh *shard) refuse(t *Turn, m *sip.Message, tx sip.ServerID, err *Error) {
 		headers = append(headers[:len(headers):len(headers)], "Retry-After", seconds(err.RetryAfter))
 	}
 	t.reply(m, tx, err.Status, err.Reason, t.newTag(), headers...)
+	t.sends[len(t.sends)-1].now = err.Status == 503
 	rt.stats.Rejected.Add(1)
 	if err.Quiet {
 		return

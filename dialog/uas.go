@@ -157,12 +157,11 @@ func (sh *shard) request(t *Turn, r *Request) *Error {
 		return err
 	}
 	r.Package = pkg
+	if err := sh.storable(m); err != nil {
+		return err
+	}
 	if within {
 		return sh.resubscribe(t, r)
-	}
-	if len(sh.held) > heldLimit || rt.commit.overloaded() {
-		rt.stats.Overload.Add(1)
-		return &Error{Status: 503, Reason: "Store Too Slow", RetryAfter: 10 * time.Second}
 	}
 	if m.Method() == sip.PUBLISH {
 		for _, c := range sh.components {
@@ -532,14 +531,13 @@ func (sh *shard) effect(t *Turn, s *subscription, fx *notifierEffect) {
 		if s.stored {
 			s.stored = false
 			t.persist(DeleteSubscription{ID: formatTag(s.id)})
-			if s.n.cseq >= s.n.ceiling { // the last NOTIFY has no ceiling any more to stay below
-				t.mustCommit = true
+			if s.n.cseq >= s.n.ceiling && sh.rt.opt.Durability == WriteBack { // the last NOTIFY has no ceiling any more to stay below
+				sh.park(t, s)
 			}
 		}
 	case fxCeiling:
 		if s.stored {
 			t.persist(SetCSeqCeiling{ID: formatTag(s.id), Ceiling: s.n.ceiling})
-			t.mustCommit = true
 		}
 	case fxNotify:
 		if s.waiting {
@@ -601,6 +599,9 @@ func (sh *shard) answerSubscribe(t *Turn, s *subscription, err *Error) {
 	}
 	b = sip.AppendHeader(b, "Allow-Events", sh.rt.opt.Packages.AllowEvents())
 	t.respond(tx, sip.AppendBody(b, "", nil))
+	if len(m.To().Tag()) == 0 {
+		t.sends[len(t.sends)-1].user = uint64(notifierComponent)<<56 | s.id
+	}
 }
 
 func appendContact(b []byte, uri string) []byte {

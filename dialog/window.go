@@ -43,10 +43,10 @@ type via struct {
 	ok   bool
 }
 
-// admit tells whether a subscription's NOTIFY may go to its next hop now. If
+// hasRoom tells whether a subscription's NOTIFY may go to its next hop now. If
 // not, it goes when others are answered. What a SUBSCRIBE asked for does not
 // wait: who sent it is there.
-func (sh *shard) admit(t *Turn, s *subscription) bool {
+func (sh *shard) hasRoom(t *Turn, s *subscription) bool {
 	if !s.n.mayFlush(t.now) {
 		return true // to be told when
 	}
@@ -142,7 +142,7 @@ func (sh *shard) advance(t *Turn, n uint32) {
 		if s := sh.subs.get(id); s != nil {
 			s.queued = false
 			if s.n.owed && !s.n.inFlight && !s.dirty { // else the end of the turn sees to it
-				if sh.admit(t, s) {
+				if !sh.parks(t, s) && sh.hasRoom(t, s) {
 					sh.flush(t, s)
 				}
 			}

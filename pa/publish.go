@@ -2,6 +2,7 @@ package pa
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"slices"
 	"strconv"
@@ -74,6 +75,7 @@ func (s *Shard) publish(t *dialog.Turn, r *dialog.Request) *dialog.Error {
 		pub = &publication{row: PublicationRow{Resource: p.key, Event: r.Package.Name, ID: s.newToken()}}
 		s.a.stats.Publications.Add(1)
 	}
+	before := pub.now()
 	s.a.stats.Published.Add(1)
 	p.seq++
 	pub.doc = doc
@@ -82,14 +84,47 @@ func (s *Shard) publish(t *dialog.Turn, r *dialog.Request) *dialog.Error {
 	p.pubs = append(slices.DeleteFunc(p.pubs, func(o *publication) bool { return o == pub }), pub)
 	s.keep(t, p, pub, expires)
 	s.published(t, r, pub.row.ETag, expires)
+	s.orTakeBack(t, pub, before)
 	s.changed(t, p)
 	return nil
 }
 
 func (s *Shard) refresh(t *dialog.Turn, r *dialog.Request, p *presentity, pub *publication, expires time.Duration) {
+	before := pub.now()
 	s.a.stats.Refreshed.Add(1)
 	s.keep(t, p, pub, expires)
 	s.published(t, r, pub.row.ETag, expires)
+	s.orTakeBack(t, pub, before)
+}
+
+// now is a publication as it is before it changes.
+func (p *publication) now() publication { return publication{row: p.row, doc: p.doc} }
+
+// orTakeBack makes a publication what it was when the answer just given could
+// not be stored: its publisher will come again with the entity tag he knows, or
+// with none.
+func (s *Shard) orTakeBack(t *dialog.Turn, pub *publication, before publication) {
+	key, tag := pub.row.Resource, pub.row.ETag
+	t.OnWithdraw(func(t *dialog.Turn) {
+		p := s.all[key]
+		if p == nil || p.byTag(tag) != pub {
+			return
+		}
+		if before.row.ETag == "" {
+			s.drop(t, p, pub)
+			return
+		}
+		pub.row, pub.doc = before.row, before.doc
+		p.sort()
+		s.arm(t, p, pub)
+		t.Persist(PutPublication{Row: pub.row})
+		s.changed(t, p)
+	})
+}
+
+// sort puts the publications in the order of their last changes.
+func (p *presentity) sort() {
+	slices.SortStableFunc(p.pubs, func(a, b *publication) int { return cmp.Compare(a.row.Seq, b.row.Seq) })
 }
 
 // byTag finds a publication of this presentity, and of no other (PUB-05).
@@ -202,12 +237,7 @@ func (s *Shard) Restore(t *dialog.Turn, row PublicationRow) error {
 		pub.row.ExpiresMS = grace
 	}
 	p.pubs = append(p.pubs, pub)
-	slices.SortStableFunc(p.pubs, func(a, b *publication) int {
-		if a.row.Seq < b.row.Seq {
-			return -1
-		}
-		return 1
-	})
+	p.sort()
 	p.seq = max(p.seq, row.Seq)
 	p.sphere = pidf.Sphere(p.docs())
 	s.a.stats.Publications.Add(1)

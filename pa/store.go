@@ -19,3 +19,8 @@ type PutPublication struct{ Row PublicationRow }
 
 // DeletePublication removes a row; a missing one is no error.
 type DeletePublication struct{ Resource, Event, ID string }
+
+// String names the write for logs.
+func (w PutPublication) String() string {
+	return "publication " + w.Row.ID + " of " + w.Row.Resource
+}

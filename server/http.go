@@ -2,6 +2,7 @@ package server
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"rollcall/dialog"
 )
 
 // serveHTTP binds the admin listener.
@@ -30,14 +33,12 @@ func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		switch {
-		case !s.ready.Load():
-			http.Error(w, "starting or stopping", http.StatusServiceUnavailable)
-		case !s.rt.Healthy():
-			http.Error(w, "the store refuses writes", http.StatusServiceUnavailable)
-		default:
-			io.WriteString(w, "ready\n")
+		text, ok := s.readiness()
+		if !ok {
+			http.Error(w, text, http.StatusServiceUnavailable)
+			return
 		}
+		fmt.Fprintln(w, text)
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics(), promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
@@ -56,6 +57,26 @@ func (s *Server) Handler() http.Handler {
 		mux.HandleFunc(xcapPath+"/", s.xcap)
 	}
 	return s.trusted(mux)
+}
+
+// readiness says whether requests are served, and how the store does. In
+// write-back they are while it is down, until too much waits for it.
+func (s *Server) readiness() (text string, ok bool) {
+	st := s.rt.StoreState()
+	switch {
+	case !s.ready.Load():
+		return "starting or stopping", false
+	case st.Down:
+		text = fmt.Sprintf("the store is down since %s, %d writes wait: %v", st.Since.UTC().Format(time.RFC3339), st.Waiting, st.Err)
+		ok = s.set.durability == dialog.WriteBack && !st.Full
+		if ok {
+			text = "ready; " + text
+		}
+		return text, ok
+	case st.Full:
+		return fmt.Sprintf("the store is too slow, %d writes wait", st.Waiting), false
+	}
+	return "ready", true
 }
 
 // trusted lets only peers in that are trusted with identities, and this machine

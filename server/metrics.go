@@ -74,6 +74,16 @@ func (s *Server) metrics() *prometheus.Registry {
 	gauge("dialog_remote_subscriptions", "Subscriptions held at other servers.", d.Remote.Load)
 	counter("store_commits_total", "Transactions stored.", nil, d.Commits.Load)
 	counter("store_commit_errors_total", "Transactions that failed and were repeated.", nil, d.CommitErrors.Load)
+	gauge("store_up", "1 while the store takes writes.", func() int64 {
+		if s.rt.Healthy() {
+			return 1
+		}
+		return 0
+	})
+	gauge("store_waiting_writes", "Writes that are not stored yet.", func() int64 { return int64(s.rt.StoreState().Waiting) })
+	counter("store_refused_total", "Requests answered 503 because the store was down.", nil, d.StoreRefused.Load)
+	counter("store_withdrawn_total", "Answers that became refusals while they waited for the store.", nil, d.Withdrawn.Load)
+	counter("store_unstorable_total", "Writes left out because the store will never take them; must be 0.", nil, d.Unstorable.Load)
 	gauge("pa_presentities", "Presentities that are published or watched.", p.Presentities.Load)
 	gauge("pa_publications", "Live publications.", p.Publications.Load)
 	gauge("pa_watchers", "Attachments to local presentities.", p.Watchers.Load)

@@ -7,6 +7,7 @@ import (
 	"hash/maphash"
 	"net/netip"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -437,14 +438,34 @@ func (t *Transactions) trying(s *serverTx) {
 
 // tryingFrom makes a 100 of a response that AppendResponse began.
 func tryingFrom(resp []byte) []byte {
+	b := startFrom(resp, 100)
+	if b == nil {
+		return nil
+	}
+	return AppendBody(b, "", nil)
+}
+
+// RefusalFrom makes a refusal of a response that AppendResponse began and that
+// was not sent. retryAfter, in whole seconds, is left out when it is 0.
+func RefusalFrom(resp []byte, status int, retryAfter time.Duration) []byte {
+	b := startFrom(resp, status)
+	if retryAfter > 0 {
+		b = AppendHeader(b, "Retry-After", strconv.Itoa(int(retryAfter/time.Second)))
+	}
+	return AppendBody(b, "", nil)
+}
+
+// startFrom is another response to the same request, up to CSeq.
+func startFrom(resp []byte, status int) []byte {
 	start := bytes.Index(resp, []byte("\r\n"))
 	cseq := bytes.Index(resp, []byte("\r\nCSeq: "))
 	if start < 0 || cseq < 0 {
 		return nil
 	}
 	end := cseq + 2 + bytes.Index(resp[cseq+2:], []byte("\r\n"))
-	b := append([]byte("SIP/2.0 100 Trying"), resp[start:end+2]...)
-	return AppendBody(b, "", nil)
+	b := append([]byte("SIP/2.0 "), strconv.Itoa(status)...)
+	b = append(append(b, ' '), ReasonPhrase(status)...)
+	return append(b, resp[start:end+2]...)
 }
 
 func (t *Transactions) endServer(i uint32) {

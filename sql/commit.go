@@ -2,12 +2,16 @@ package sql
 
 import (
 	"context"
+	stdsql "database/sql"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
 
 	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
+	"modernc.org/sqlite"
+	sqlitelib "modernc.org/sqlite/lib"
 
 	"rollcall/dialog"
 	"rollcall/pa"
@@ -18,7 +22,8 @@ import (
 // is an error and nothing is written.
 // Of several writes of one key the last counts, and a ceiling is only ever raised except by a Put. An error can follow
 // a transaction that did happen (the answer was lost), so repeat a failed batch or read the rows again: every write is
-// idempotent.
+// idempotent. An error that comes of the values of a row wraps dialog.ErrUnstorable: repeating is in vain. ErrInUse and
+// ErrTakenOver on PostgreSQL mean that our session was lost and another server has taken the database since.
 //
 // On SQLite Commits run one after the other; a caller with many small changes gets more done by joining them.
 func (s *Store) Commit(ctx context.Context, batch []dialog.Write) error {
@@ -26,12 +31,33 @@ func (s *Store) Commit(ctx context.Context, batch []dialog.Write) error {
 	if err != nil || p.statements() == 0 || s.mem != nil {
 		return err
 	}
-	return s.retry(ctx, "commit", func(ctx context.Context) error {
+	err = s.retry(ctx, "commit", func(ctx context.Context) error {
 		if s.engine == enginePostgres {
 			return s.commitPostgres(ctx, p)
 		}
 		return s.commitSQLite(ctx, p)
 	})
+	if err != nil && unstorable(err) {
+		err = fmt.Errorf("%w: %w", dialog.ErrUnstorable, err)
+	}
+	return err
+}
+
+// unstorable tells the errors that come of a row's values, whatever state the database is in.
+func unstorable(err error) bool {
+	if e, ok := errors.AsType[*pq.Error](err); ok {
+		switch e.Code.Class() {
+		case "22", "23", "54": // data exception, constraint, limit of the program
+			return true
+		}
+	}
+	if e, ok := errors.AsType[*sqlite.Error](err); ok {
+		switch e.Code() & 0xff {
+		case sqlitelib.SQLITE_CONSTRAINT, sqlitelib.SQLITE_TOOBIG, sqlitelib.SQLITE_MISMATCH:
+			return true
+		}
+	}
+	return false
 }
 
 // pubKey is the primary key of a publication; the write that deletes it is just that.
@@ -106,7 +132,7 @@ func plan(batch []dialog.Write) (*writes, error) {
 			}
 		case pa.PutPublication:
 			if w.Row.Seq > math.MaxInt64 {
-				return nil, fmt.Errorf("sql: commit: sequence number %d of a publication is above 2^63-1", w.Row.Seq)
+				return nil, fmt.Errorf("sql: commit: %w: sequence number %d of a publication is above 2^63-1", dialog.ErrUnstorable, w.Row.Seq)
 			}
 			k := pubKey{Resource: w.Row.Resource, Event: w.Row.Event, ID: w.Row.ID}
 			if !pubs[k] {
@@ -133,7 +159,7 @@ func plan(batch []dialog.Write) (*writes, error) {
 				remotes = mark(remotes, w.ID)
 			}
 		default:
-			return nil, fmt.Errorf("sql: commit: unknown write %T", w)
+			return nil, fmt.Errorf("sql: commit: %w: unknown write %T", dialog.ErrUnstorable, w)
 		}
 	}
 	kept := p.ceilings[:0]
@@ -171,9 +197,9 @@ const (
 
 var commitStatements = map[engine][]string{
 	engineSQLite: {subscriptions.upsertSQLite, deleteSubscription, raiseCeiling, publications.upsertSQLite, deletePublication,
-		remotes.upsertSQLite, deleteRemote},
+		remotes.upsertSQLite, deleteRemote, documents.upsertSQLite, metas.upsertSQLite},
 	enginePostgres: {subscriptions.upsertPG, deleteSubscriptionsPG, raiseCeilingsPG, publications.upsertPG, deletePublicationsPG,
-		remotes.upsertPG, deleteRemotesPG},
+		remotes.upsertPG, deleteRemotesPG, documents.upsertPG, metas.upsertPG},
 }
 
 // execer runs a prepared statement, within a transaction or, for a single one, without.
@@ -293,11 +319,34 @@ func chunks[T any](all []T, f func([]T) error) error {
 	return nil
 }
 
-// transaction runs f with prepared statements on the writer, between BEGIN and COMMIT when several is set.
+// transaction runs f with prepared statements, between BEGIN and COMMIT when several is set. A server's transactions on
+// PostgreSQL run in the session that has the lock.
 func (s *Store) transaction(ctx context.Context, several bool, f func(execer) error) error {
+	if l, ok := s.lock.(*sessionLock); ok {
+		return l.use(ctx, func(c *sqlx.Conn, stmts map[string]*sqlx.Stmt) error {
+			return s.transactionOn(ctx, c, several, f, func(text string) (*sqlx.Stmt, error) {
+				if st := stmts[text]; st != nil {
+					return st, nil
+				}
+				st, err := c.PreparexContext(ctx, text)
+				if err == nil {
+					stmts[text] = st
+				}
+				return st, err
+			})
+		})
+	}
+	return s.transactionOn(ctx, s.w, several, f, func(text string) (*sqlx.Stmt, error) { return s.prepared(ctx, text) })
+}
+
+type beginner interface {
+	BeginTxx(ctx context.Context, opt *stdsql.TxOptions) (*sqlx.Tx, error)
+}
+
+func (s *Store) transactionOn(ctx context.Context, on beginner, several bool, f func(execer) error, prepared func(string) (*sqlx.Stmt, error)) error {
 	if !several {
 		return f(func(text string, args ...any) error {
-			st, err := s.prepared(ctx, text)
+			st, err := prepared(text)
 			if err != nil {
 				return err
 			}
@@ -315,13 +364,13 @@ func (s *Store) transaction(ctx context.Context, several bool, f func(execer) er
 	var all []*sqlx.Stmt
 	texts := commitStatements[s.engine]
 	for _, text := range texts {
-		st, err := s.prepared(ctx, text)
+		st, err := prepared(text)
 		if err != nil {
 			return err
 		}
 		all = append(all, st)
 	}
-	tx, err := s.w.BeginTxx(ctx, nil)
+	tx, err := on.BeginTxx(ctx, nil)
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,10 @@
 //     on PostgreSQL they are as safe as the server's synchronous_commit makes them, with SyncFull always on disk.
 //   - Writes of one key in one batch count in their order; only the last state is written.
 //   - Every string comes back byte for byte, also where it is not UTF-8: it came from the wire.
-//   - One Store at a time serves a database, unless it was opened with Options.Beside. The lock goes with the process.
+//   - One Store at a time serves a database, unless it was opened with Options.Beside. The lock goes with the process. On
+//     PostgreSQL commits run in the session that has the lock, so none is done after another Store has it.
+//   - No call outlasts its deadline by more than a few seconds, whatever the database does: PostgreSQL's connections do not
+//     wait for a silent server.
 //   - Table subscriber may be shared with Kamailio or OpenSIPS, whose columns it has: one that is there already is used as
 //     it is, it is never dropped, and a password in plain text is read but never written.
 //   - A PeerDB, the database of another server, is never written to; MySQL is known for that only.

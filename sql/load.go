@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/jmoiron/sqlx"
+
 	"rollcall/dialog"
 	"rollcall/pa"
 )
@@ -28,7 +30,11 @@ func load[R any](ctx context.Context, s *Store, t *table[R], f func(R) error) er
 	if s.mem != nil {
 		return nil
 	}
-	rows, err := s.r.QueryxContext(ctx, t.sel)
+	return loadFrom(ctx, s, s.r, t, f)
+}
+
+func loadFrom[R any](ctx context.Context, s *Store, q sqlx.QueryerContext, t *table[R], f func(R) error) error {
+	rows, err := q.QueryxContext(ctx, t.sel)
 	if err != nil {
 		return fmt.Errorf("sql: load %s: %w", t.name, err)
 	}

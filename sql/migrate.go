@@ -2,6 +2,7 @@ package sql
 
 import (
 	"context"
+	stdsql "database/sql"
 	"embed"
 	"errors"
 	"fmt"
@@ -32,25 +33,38 @@ type Status struct {
 	Migrations []Migration `json:"migrations"`
 }
 
-func (s *Store) provider() (*goose.Provider, error) {
-	dialect := goose.DialectSQLite3
+// provider gives what migrates, to be closed with the function. On PostgreSQL it has connections of its own: a step may
+// work on a large table without a sign of life.
+func (s *Store) provider() (*goose.Provider, func(), error) {
+	dialect, db, done := goose.DialectSQLite3, s.w.DB, func() {}
 	if s.engine == enginePostgres {
 		dialect = goose.DialectPostgres
+		var err error
+		if db, err = stdsql.Open("postgres", s.patient); err != nil {
+			return nil, nil, err
+		}
+		done = func() { db.Close() }
 	}
 	fsys, err := fs.Sub(migrations, "migrations/"+s.engine.String())
-	if err != nil {
-		return nil, err
+	var p *goose.Provider
+	if err == nil {
+		p, err = goose.NewProvider(dialect, db, fsys, goose.WithTableName("schema_version"),
+			goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger()))
 	}
-	return goose.NewProvider(dialect, s.w.DB, fsys, goose.WithTableName("schema_version"),
-		goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger()))
+	if err != nil {
+		done()
+		return nil, nil, err
+	}
+	return p, done, nil
 }
 
 // prepareSchema migrates up, or for a tool beside a server only looks.
 func (s *Store) prepareSchema(ctx context.Context) error {
-	p, err := s.provider()
+	p, done, err := s.provider()
 	if err != nil {
 		return err
 	}
+	defer done()
 	if s.beside {
 		current, err := s.current(ctx)
 		if err == nil {
@@ -106,10 +120,11 @@ func (s *Store) Status(ctx context.Context) (Status, error) {
 	}
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
-	p, err := s.provider()
+	p, done, err := s.provider()
 	if err != nil {
 		return st, err
 	}
+	defer done()
 	st.Target = latest(p)
 	if st.Current, err = s.current(ctx); err != nil {
 		return st, fmt.Errorf("sql: status: %w", err)
@@ -157,6 +172,22 @@ func (s *Store) MigrateDown(ctx context.Context, version int64) error {
 	})
 }
 
+// MigrateTo goes up or down to a version; 0 is none. See MigrateUp and MigrateDown.
+func (s *Store) MigrateTo(ctx context.Context, version int64) error {
+	return s.migrate(ctx, func(p *goose.Provider) error {
+		if version < 0 || version > latest(p) {
+			return fmt.Errorf("there is no version %d, the newest is %d", version, latest(p))
+		}
+		current, err := s.current(ctx)
+		if err == nil && version < current {
+			_, err = p.DownTo(ctx, version)
+		} else if err == nil {
+			_, err = p.UpTo(ctx, version)
+		}
+		return err
+	})
+}
+
 func (s *Store) migrate(ctx context.Context, f func(*goose.Provider) error) error {
 	if s.mem != nil {
 		return nil
@@ -164,10 +195,11 @@ func (s *Store) migrate(ctx context.Context, f func(*goose.Provider) error) erro
 	if s.beside {
 		return errors.New("sql: migrate: the database was opened beside a server")
 	}
-	p, err := s.provider()
+	p, done, err := s.provider()
 	if err != nil {
 		return err
 	}
+	defer done()
 	current, err := s.current(ctx)
 	if err == nil && current > latest(p) {
 		err = compare(current, latest(p))

@@ -2,6 +2,12 @@
 
 package sql
 
-import "syscall"
+import (
+	"syscall"
+	"testing"
+	"time"
+)
 
 func dieWithParent(*syscall.SysProcAttr) {}
+
+func processorTime(testing.TB) time.Duration { return 0 }

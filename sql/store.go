@@ -23,6 +23,9 @@ var (
 	ErrConflict = errors.New("sql: precondition failed")
 	// ErrInUse says that another server has the database open.
 	ErrInUse = errors.New("database is in use by another server")
+	// ErrTakenOver says that another server has used the database since our session broke. Its rows are not those we
+	// know: there is no way back but a restart.
+	ErrTakenOver = errors.New("another server has used the database meanwhile; restart this one")
 	// ErrNewerSchema says that a newer program has migrated the database.
 	ErrNewerSchema = errors.New("database schema is newer than this program")
 	// ErrClosed says that the Store was closed.
@@ -73,8 +76,9 @@ type Store struct {
 	beside  bool
 	mem     *memory
 
-	w, r *sqlx.DB // on PostgreSQL the same pool
-	lock locker
+	w, r    *sqlx.DB // on PostgreSQL the same pool
+	lock    locker
+	patient string // address of PostgreSQL, for what may take long
 
 	stmtMu sync.Mutex
 	stmts  map[string]*sqlx.Stmt // by statement text, on w
@@ -114,8 +118,10 @@ func Open(ctx context.Context, dsn string, opt Options) (*Store, error) {
 	err := s.connect(ctx, dsn, opt)
 	if err == nil && !opt.NoMigrate {
 		err = s.prepareSchema(ctx)
-		if err == nil && s.engine == enginePostgres && !opt.Beside {
-			err = s.awaitPredecessor(ctx)
+		if l, ok := s.lock.(*sessionLock); err == nil && ok {
+			if err = s.awaitPredecessor(ctx); err == nil {
+				err = l.own(ctx)
+			}
 		}
 	}
 	if err != nil {

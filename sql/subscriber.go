@@ -124,6 +124,10 @@ func (s *Store) Subscribers(ctx context.Context, domain string, f func(Subscribe
 
 // eachSubscriber reads rows.
 func (s *Store) eachSubscriber(ctx context.Context, tail string, args []any, f func(*subscriberRow) error) error {
+	return s.eachSubscriberFrom(ctx, s.r, tail, args, f)
+}
+
+func (s *Store) eachSubscriberFrom(ctx context.Context, q sqlx.QueryerContext, tail string, args []any, f func(*subscriberRow) error) error {
 	cols, err := s.subscriberColumns(ctx)
 	if err != nil {
 		return err
@@ -134,7 +138,7 @@ func (s *Store) eachSubscriber(ctx context.Context, tail string, args []any, f f
 		}
 		return ", ''"
 	}
-	rows, err := s.r.QueryxContext(ctx, s.r.Rebind(`SELECT username, domain`+
+	rows, err := q.QueryxContext(ctx, s.r.Rebind(`SELECT username, domain`+
 		col("password")+col("ha1")+col("ha1b")+col("ha1_sha256")+col("ha1_sha512t256")+` FROM subscriber`+tail), args...)
 	if err != nil {
 		return err

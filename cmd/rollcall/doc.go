@@ -1,8 +1,9 @@
 // Command rollcall is the SIP presence server and its tools in one binary:
 // serve runs the server, demo shows it at work, watch and publish are clients
 // for any presence server, list, presentity and subscription ask a running
-// Rollcall what it knows, user keeps its users and their passwords, config
-// checks and shows a configuration.
+// Rollcall what it knows, user keeps its users and their passwords, store
+// checks, migrates and moves its database, config checks and shows a
+// configuration.
 //
 // It owns the command line: flags, environment and configuration file (in this
 // order of precedence), exit codes, what is printed, and a small user agent

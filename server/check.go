@@ -1,0 +1,120 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"rollcall/dialog"
+	"rollcall/pa"
+	"rollcall/pa/pidf"
+	"rollcall/sql"
+)
+
+// StoreProblem is something wrong in a store.
+type StoreProblem struct {
+	Table   string `json:"table"` // "" for the database itself
+	Key     string `json:"key"`
+	Problem string `json:"problem"`
+}
+
+// expiredLong is how long ago a row must have ended to be a problem: a running
+// server deletes it within seconds, the next start within minutes.
+const expiredLong = 24 * time.Hour
+
+// CheckRow tells why a server could not restore a row: of a subscription or
+// publication; others are not looked at.
+func CheckRow(row any) error {
+	switch row := row.(type) {
+	case dialog.SubscriptionRow:
+		return row.Check(dialog.NewRegistry(packages()...))
+	case pa.PublicationRow:
+		return checkPublication(&row)
+	}
+	return nil
+}
+
+func checkPublication(row *pa.PublicationRow) error {
+	p := packageOf(row.Event)
+	switch {
+	case row.Resource == "" || row.ID == "" || row.ETag == "":
+		return errors.New("resource, id or entity tag is empty")
+	case p == nil || !p.Publish:
+		return fmt.Errorf("event package %q cannot be published", row.Event)
+	}
+	if _, err := pidf.Parse(row.Body, pidf.Limits{Bytes: len(row.Body)}); err != nil {
+		return fmt.Errorf("the body is no presence document: %w", err)
+	}
+	return nil
+}
+
+// CheckStore looks at every row of a store and at the database, and calls report
+// for each problem. It gives the number of rows. A server may run meanwhile.
+func CheckStore(ctx context.Context, st *sql.Store, now time.Time, report func(StoreProblem)) (sql.Counts, error) {
+	var n sql.Counts
+	found, err := st.Integrity(ctx)
+	if err != nil {
+		return n, err
+	}
+	for _, f := range found {
+		report(StoreProblem{Problem: f})
+	}
+	reg := dialog.NewRegistry(packages()...)
+	expired := func(ms int64) error {
+		if ago := now.Sub(time.UnixMilli(ms)); ago > expiredLong {
+			return fmt.Errorf("expired %s ago", ago.Round(time.Hour))
+		}
+		return nil
+	}
+	err = st.Subscriptions(ctx, func(r dialog.SubscriptionRow) error {
+		n.Subscriptions++
+		if err := errors.Join(r.Check(reg), expired(r.ExpiresMS)); err != nil {
+			report(StoreProblem{"subscription", r.ID, oneLine(err)})
+		}
+		return nil
+	})
+	if err != nil {
+		return n, err
+	}
+	err = st.Publications(ctx, func(r pa.PublicationRow) error {
+		n.Publications++
+		if err := errors.Join(checkPublication(&r), expired(r.ExpiresMS)); err != nil {
+			report(StoreProblem{"publication", r.Resource + " " + r.Event + " " + r.ID, oneLine(err)})
+		}
+		return nil
+	})
+	if err != nil {
+		return n, err
+	}
+	for _, auid := range documentAUIDs {
+		all, err := st.Selectors(ctx, auid)
+		if err != nil {
+			return n, err
+		}
+		n.Documents += int64(len(all))
+		for _, sel := range all {
+			body, etag, err := st.DocumentBody(ctx, sel)
+			switch {
+			case errors.Is(err, sql.ErrNotFound): // gone meanwhile
+			case err != nil:
+				return n, err
+			case etag == "":
+				report(StoreProblem{"document", sel, "no entity tag"})
+			case len(body) == 0:
+				report(StoreProblem{"document", sel, "empty"})
+			}
+		}
+	}
+	err = st.Subscribers(ctx, "", func(u sql.Subscriber) error {
+		n.Subscribers++
+		if !u.Secrets.Known() {
+			report(StoreProblem{"subscriber", u.Username + "@" + u.Domain, "no secret: nobody can log in as this user"})
+		}
+		return nil
+	})
+	return n, err
+}
+
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
