@@ -132,6 +132,7 @@ type presentity struct {
 	views    map[string]*dialog.Document // by key of the transformation
 	watchers map[dialog.SinkRef]*watcher
 	winfos   map[dialog.SinkRef]*watcherList
+	listed   bool      // watcher information was sent since the start
 	ruleTime time.Time // when time alone may change a decision
 	ruleID   uint64
 	fetching bool
@@ -154,7 +155,8 @@ type watcher struct {
 	handling policy.Handling
 	view     policy.Transform
 	event    string // of winfo: subscribe or approved
-	reported bool   // by winfo, perhaps before a restart
+	told     string // status in the newest watcher information, "" for none
+	resumed  bool   // it was told before a restart
 	member   bool   // of a list: stays when it is blocked, for the day it is not
 }
 
@@ -212,7 +214,7 @@ func (s *Shard) Attach(t *dialog.Turn, in dialog.Interest, to dialog.SinkRef) {
 		s.a.stats.Watchers.Add(1)
 	}
 	w := &watcher{id: newToken(), uri: in.Watcher.URI, since: t.Now, event: winfo.Subscribe, member: in.Depth > 0,
-		reported: in.Resumed}
+		resumed: in.Resumed}
 	p.watchers[to] = w
 	sets, ok := s.rules(p.key)
 	if !ok {
@@ -372,7 +374,7 @@ func (s *Shard) decide(t *dialog.Turn, p *presentity, to dialog.SinkRef, w *watc
 	if w.decided && w.handling == d.Handling && w.view.Key() == d.Transform.Key() {
 		return false
 	}
-	fresh, before := !w.decided, w.status()
+	fresh := !w.decided
 	if !fresh && w.handling != policy.Block && d.Handling >= policy.PoliteBlock && w.handling < policy.PoliteBlock {
 		w.event = winfo.Approved
 	}
@@ -385,14 +387,14 @@ func (s *Shard) decide(t *dialog.Turn, p *presentity, to dialog.SinkRef, w *watc
 		}
 		t.Update(dialog.Update{To: to, State: dialog.Terminated, Reason: dialog.Rejected, Err: dialog.Refuse(403, ""), Retrying: w.member})
 		s.watcherGone(t, p, w, winfo.Rejected)
-		w.id, w.since, w.event, w.reported = newToken(), t.Now, winfo.Subscribe, false // of the next subscription
+		w.id, w.since, w.event, w.told, w.resumed = newToken(), t.Now, winfo.Subscribe, "", false // of the next subscription
 		return false
 	}
 	s.tell(t, p, to, w)
-	if fresh {
-		return !w.reported
+	if fresh && w.resumed && !p.listed {
+		w.told = w.status()
 	}
-	return w.status() != before
+	return w.status() != w.told
 }
 
 // tell sends a watcher what it may see now.
@@ -568,4 +570,14 @@ func (s *Shard) Describe(resource string) (Info, bool) {
 	}
 	slices.SortFunc(in.Watchers, func(a, b WatcherInfoRow) int { return strings.Compare(a.URI, b.URI) })
 	return in, true
+}
+
+// Tables counts what the shard holds, as dialog.Runtime.Tables wants it.
+func (s *Shard) Tables(add func(name string, n int)) {
+	add("pa presentities", len(s.all))
+	add("pa timers", len(s.timers))
+	for _, p := range s.all {
+		add("pa publications", len(p.pubs))
+		add("pa watchers", len(p.watchers)+len(p.winfos))
+	}
 }

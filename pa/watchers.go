@@ -53,19 +53,20 @@ func (s *Shard) watchersChanged(t *dialog.Turn, p *presentity, gone *winfo.Watch
 // watcherGone tells of a watcher that has ended. One that was never reported is
 // nobody's news (RFC 3857 section 4.7.2).
 func (s *Shard) watcherGone(t *dialog.Turn, p *presentity, w *watcher, event string) {
-	if w.reported {
+	if w.told != "" || w.resumed {
 		s.watchersChanged(t, p, &winfo.Watcher{ID: w.id, URI: w.uri, Status: winfo.Terminated, Event: event})
 	}
 }
 
 // Render implements dialog.Content (WI-08, WI-09).
 func (l *watcherList) Render(dst []byte, v dialog.View) ([]byte, string) {
+	l.p.listed = true
 	ws := make([]winfo.Watcher, 0, len(l.p.watchers)+len(l.gone))
 	for _, w := range l.p.watchers {
 		if w.blocked() {
 			continue
 		}
-		w.reported = true
+		w.told = w.status()
 		ws = append(ws, winfo.Watcher{ID: w.id, URI: w.uri, Status: w.status(), Event: w.event,
 			Duration: v.Now.Sub(w.since).Truncate(time.Second)})
 	}
