@@ -62,8 +62,9 @@ type day struct {
 }
 
 type dayWatcher struct {
-	ua  *servertest.UA
-	sub *servertest.Sub
+	ua     *servertest.UA
+	sub    *servertest.Sub
+	silent bool // to NOTIFYs
 }
 
 func newDay(t *testing.T, dir string) *day {
@@ -126,7 +127,7 @@ func (d *day) end(when string) {
 
 func (d *day) forget(w *dayWatcher) {
 	w.ua.Reboot()
-	w.sub = nil
+	w.sub, w.silent = nil, false
 }
 
 func (d *day) watch(w *dayWatcher) {
@@ -152,16 +153,17 @@ func (d *day) watch(w *dayWatcher) {
 	case 0: // without a word: the next NOTIFY gets 481
 		d.forget(w)
 	case 1: // the next one gets nothing
-		w.sub.Answer = mute
+		w.sub.Silence()
+		w.silent = true
 	case 2:
-		if w.sub.Answer == nil {
+		if !w.silent {
 			w.sub.Subscribe(0)
 		}
 		d.w.Settle(time.Second)
 		d.forget(w)
 	default:
 		if st := w.sub.Subscribe(expires).Status(); st != 200 {
-			if w.sub.Answer == nil && !w.sub.Over() {
+			if !w.silent && !w.sub.Over() {
 				d.t.Errorf("refresh of %s: %d", w.sub.URI, st)
 			}
 			d.forget(w)

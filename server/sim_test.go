@@ -31,7 +31,7 @@ import (
 )
 
 var (
-	simSeeds = flag.Int("sim.seeds", 6, "how many seeds TestSimulation runs")
+	simSeeds = flag.Int("sim.seeds", 3, "how many seeds TestSimulation runs")
 	simFirst = flag.Uint64("sim.first", 1, "the first of them")
 	simTrace = flag.String("sim.trace", "", "a file for every datagram that the simulation delivers")
 )

@@ -397,6 +397,13 @@ func (s *Sub) bear(m Msg) int {
 	return 0
 }
 
+// Silence makes the phone answer no NOTIFY of a subscription any more.
+func (s *Sub) Silence() {
+	s.u.mu.Lock()
+	defer s.u.mu.Unlock()
+	s.Answer = func(*Notify) (int, string) { return 0, "" }
+}
+
 // Forget makes the phone know nothing of a subscription any more.
 func (s *Sub) Forget() {
 	s.u.mu.Lock()
