@@ -48,9 +48,9 @@ func TestSimulation(t *testing.T) {
 	}
 }
 
-// simulate runs a seed. On one processor shards that have something to do at one
-// instant mostly take turns in the same order, and a seed mostly repeats to the
-// datagram; else it differs in which changes of one instant share a NOTIFY.
+// simulate runs a seed. Its script, the faults, tags and crashes repeat. Which
+// changes of one instant share a NOTIFY is up to the scheduler, less so on one
+// processor; the course it logs tells runs apart.
 func simulate(t *testing.T, seed uint64) {
 	if !crowd(seed) {
 		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
@@ -196,7 +196,7 @@ func (s *sim) net(f sip.Fault) sip.Fault {
 }
 
 // crowd tells the seeds in which what happens happens at few instants, so that
-// shards race for it. They do not repeat to the datagram.
+// shards race for it.
 func crowd(seed uint64) bool { return seed%3 == 0 }
 
 func (s *sim) rng(part uint64) *rand.Rand { return rand.New(rand.NewPCG(s.seed, part)) }
