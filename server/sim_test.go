@@ -509,6 +509,12 @@ func (d *simDevice) do(op string, expires int) {
 		}
 		d.cur = nil
 	}
+	if again && d.site.mode == "write-back" { // the answer may be of a server that was killed before it wrote
+		next.sure = false
+		if d.cur != nil {
+			d.maybe = append(d.maybe, *d.cur)
+		}
+	}
 	switch st := m.Status(); {
 	case st == 200 && expires == 0:
 		drop()
@@ -583,7 +589,7 @@ func (p *simPhone) watch(expires int) {
 			p.doubt = false
 			s.mu.Unlock()
 		}
-		from := time.Now()
+		from, starts := time.Now(), s.home.n.Starts()
 		m := p.sub.Subscribe(expires)
 		s.note("%s (%s) watches %s for %d s since %.3f, new %v: %d", p.name, p.ua.AOR, p.target, expires, from.Sub(s.start).Seconds(), fresh, m.Status())
 		st := m.Status()
@@ -593,6 +599,7 @@ func (p *simPhone) watch(expires int) {
 			if fresh {
 				s.mu.Lock()
 				p.acked = time.Now()
+				p.doubt = s.home.mode == "write-back" && s.home.n.Starts() != starts
 				s.mu.Unlock()
 			}
 			return
