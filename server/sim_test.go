@@ -113,6 +113,7 @@ type simSite struct {
 	disk    *servertest.Disk
 	mode    string
 	started time.Time
+	killed  time.Time
 }
 
 func newSim(t *testing.T, seed uint64, dir string) *sim {
@@ -386,6 +387,7 @@ func (s *sim) began(site *simSite) {
 func (s *sim) doubt(site *simSite, since time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	site.killed = time.Now()
 	for _, d := range s.devices {
 		if d.site != site {
 			continue
@@ -509,7 +511,7 @@ func (d *simDevice) do(op string, expires int) {
 		}
 		d.cur = nil
 	}
-	if again && d.site.mode == "write-back" { // the answer may be of a server that was killed before it wrote
+	if d.site.mode == "write-back" && !d.site.killed.Before(from) { // the answer may be of a server that was killed before it wrote
 		next.sure = false
 		if d.cur != nil {
 			d.maybe = append(d.maybe, *d.cur)
@@ -589,7 +591,7 @@ func (p *simPhone) watch(expires int) {
 			p.doubt = false
 			s.mu.Unlock()
 		}
-		from, starts := time.Now(), s.home.n.Starts()
+		from := time.Now()
 		m := p.sub.Subscribe(expires)
 		s.note("%s (%s) watches %s for %d s since %.3f, new %v: %d", p.name, p.ua.AOR, p.target, expires, from.Sub(s.start).Seconds(), fresh, m.Status())
 		st := m.Status()
@@ -599,7 +601,7 @@ func (p *simPhone) watch(expires int) {
 			if fresh {
 				s.mu.Lock()
 				p.acked = time.Now()
-				p.doubt = s.home.mode == "write-back" && s.home.n.Starts() != starts
+				p.doubt = s.home.mode == "write-back" && !s.home.killed.Before(from)
 				s.mu.Unlock()
 			}
 			return
