@@ -103,7 +103,8 @@ func (s *Shard) visit(t *dialog.Turn, p *presentity, i int) {
 		walk.news = s.decide(t, p, i, p.watchers.uri(w), walk.rules.sets) || walk.news
 	case w.is&decided == 0:
 		w.is |= decided
-		w.handling, walk.news = policy.Confirm, true
+		w.handling = policy.Confirm
+		walk.news = walk.news || !w.listed()
 		s.tell(t, p, w)
 	}
 	if w.is&(decided|gone) == decided && w.handling == policy.Allow {

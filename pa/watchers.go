@@ -13,9 +13,8 @@ import (
 // documents are always full (RFC 3858 section 3), so a lost one is repaired by
 // the next.
 type watcherList struct {
-	p        *presentity
-	gone     []winfo.Watcher // those that left since the last document
-	rendered bool            // since the start
+	p    *presentity
+	gone []winfo.Watcher // those that left since the last document
 }
 
 // maxGone bounds the watchers a document reports as gone; of more the oldest
@@ -51,20 +50,10 @@ func (s *Shard) watchersChanged(t *dialog.Turn, p *presentity, gone *winfo.Watch
 	}
 }
 
-// watcherBack tells of a watcher that came back after a restart, if there was a
-// document without it: after a crash, or when something else changed first.
-func (s *Shard) watcherBack(t *dialog.Turn, p *presentity) {
-	for to, l := range p.winfos {
-		if l.rendered {
-			t.Update(dialog.Update{To: to, State: dialog.Active, View: l})
-		}
-	}
-}
-
 // watcherGone tells of a watcher that has ended. One that was never reported is
 // nobody's news (RFC 3857 section 4.7.2).
 func (s *Shard) watcherGone(t *dialog.Turn, p *presentity, w *watcher, event string) {
-	if w.is&reported != 0 {
+	if w.is&(listedAs|resumed) != 0 {
 		s.watchersChanged(t, p, &winfo.Watcher{ID: w.token(), URI: p.watchers.uri(w), Status: winfo.Terminated, Event: event})
 	}
 }
@@ -72,17 +61,18 @@ func (s *Shard) watcherGone(t *dialog.Turn, p *presentity, w *watcher, event str
 // Render implements dialog.Content (WI-08, WI-09).
 func (l *watcherList) Render(dst []byte, v dialog.View) ([]byte, string) {
 	set := &l.p.watchers
+	l.p.listed = true
 	ws := make([]winfo.Watcher, 0, set.live+len(l.gone))
 	for w := range set.each() {
 		if w.blocked() {
 			continue
 		}
-		w.is |= reported
+		w.list()
 		ws = append(ws, winfo.Watcher{ID: w.token(), URI: set.uri(w), Status: w.status(), Event: w.event(),
 			Duration: v.Now.Sub(w.started()).Truncate(time.Second)})
 	}
 	slices.SortFunc(ws, func(a, b winfo.Watcher) int { return strings.Compare(a.ID, b.ID) })
 	ws = append(ws, l.gone...)
-	l.gone, l.rendered = nil, true
+	l.gone = nil
 	return winfo.Append(dst, v.Version, true, l.p.key, "presence", ws), "application/watcherinfo+xml"
 }

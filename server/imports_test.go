@@ -32,7 +32,7 @@ var mayImport = map[string][]string{
 	"sql":               {"dialog", "pa", "sip/auth"}, // the row types
 	"server":            {"pa/...", "rls/...", "b2b", "xcapclient", "sql", "dialog", "sip/..."},
 	"server/takeover":   {"pa", "pa/pidf", "xcapclient", "sql", "dialog", "sip/..."},
-	"server/servertest": {"server", "sip/...", "pa/pidf", "rls/rlmi"},
+	"server/servertest": {"server", "dialog", "sip/...", "pa/pidf", "rls/rlmi"},
 	"cmd/rollcall":      {"server", "sip/...", "pa/pidf", "pa/winfo", "rls/rlmi", "sql"},
 	"e2e":               {"e2e/crash"},
 	"e2e/peer":          {},

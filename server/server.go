@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -55,6 +56,8 @@ type Server struct {
 	userLog  sip.LogLimit
 	guard    *sip.Guard
 	sources  []xcapclient.Source // on top of the configured ones
+	commits  func(dialog.Store) dialog.Store
+	random   func(shard uint8) io.Reader
 	rt       *dialog.Runtime
 	addrs    []string
 	web      *http.Server
@@ -108,6 +111,17 @@ func (n *guarded) Refuse(m *sip.Message) { n.Send(sip.ResponseFlow(m), sip.Overl
 // WithSource puts a source of documents on top of the configured ones.
 func WithSource(src xcapclient.Source) Option {
 	return func(s *Server) { s.sources = append(s.sources, src) }
+}
+
+// WithCommits has the runtime commit to what wrap makes of the store.
+func WithCommits(wrap func(dialog.Store) dialog.Store) Option {
+	return func(s *Server) { s.commits = wrap }
+}
+
+// WithRandom makes the names of dialogs repeat, for tests: each shard draws them
+// from a reader of its own.
+func WithRandom(source func(shard uint8) io.Reader) Option {
+	return func(s *Server) { s.random = source }
 }
 
 // New opens the store and prepares the parts. Its errors are the operator's to
@@ -224,14 +238,18 @@ func (s *Server) wire() {
 	if !ok {
 		pace = listInterval
 	}
+	var store dialog.Store = s.store
+	if s.commits != nil {
+		store = s.commits(store)
+	}
 	s.rt = dialog.New(dialog.Options{
-		Sender: s.network, Packages: dialog.NewRegistry(reg...), Store: s.store, Durability: s.set.durability,
+		Sender: s.network, Packages: dialog.NewRegistry(reg...), Store: store, Durability: s.set.durability,
 		Log:        s.log.With("component", "dialog"),
 		Stats:      s.guard.Stats,
 		Components: []func(uint8) dialog.Component{s.agent.Shard, s.lists.Shard, s.gateway.Shard},
 		Route:      s.route, Key: s.key, Identify: s.identify,
 		FlowTo:  s.network.FlowTo,
-		Resolve: s.resolve, Unreachable: s.unreachable, StreamFlow: s.streamFlow(), Unsent: s.unsent(),
+		Resolve: s.resolve, Unreachable: s.unreachable, StreamFlow: s.streamFlow(), Unsent: s.unsent(), Random: s.random,
 		Login: s.logins(), ListPace: pace, ExpiresJitter: s.cfg.ExpiresJitter,
 	})
 	s.guard.Busy = s.rt.Admit
@@ -482,3 +500,7 @@ func (s *Server) abort() {
 		s.store.Close()
 	})
 }
+
+// Tables is how many entries each table of the running server holds; all are 0
+// when nothing is subscribed, published or under way.
+func (s *Server) Tables() map[string]int { return s.rt.Tables() }
