@@ -637,6 +637,14 @@ func (sh *shard) notifierUpdate(t *Turn, u Update) {
 	case u.State != Terminated && !s.isList():
 		s.content = nil // nothing to show: no presence document while pending (PR-08)
 	}
+	if s.n.recovery == silent && s.list && u.State != Terminated && (u.View == nil || !s.isList()) {
+		// What was a list before the restart is something else now. The watcher
+		// subscribes anew, and then to that (RL-09).
+		s.list, s.content = false, nil
+		t.Detach(sh.interest(s), s.ref(sh))
+		sh.step(t, s, notifierEvent{kind: evUpdate, state: Terminated, reason: Deactivated})
+		return
+	}
 	s.list = s.isList()
 	if s.list && s.n.phase == phaseWaiting {
 		s.n.interval = millis(sh.rt.opt.ListPace)
