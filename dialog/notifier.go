@@ -1,6 +1,8 @@
 package dialog
 
 import (
+	"math"
+	"slices"
 	"time"
 )
 
@@ -54,7 +56,6 @@ func (p notifierPhase) String() string {
 
 // Notifier is the machine of one subscription. Step is its only entry.
 type Notifier struct {
-	trouble   *trouble // what only few have
 	phase     notifierPhase
 	inFlight  bool
 	owed      bool // a NOTIFY must be sent
@@ -63,12 +64,15 @@ type Notifier struct {
 	fetch     bool
 	recovery  recovery
 	failures  uint8  // NOTIFYs in a row that failed without ending the subscription
+	why       uint8  // it was terminated: index in reasons
 	interval  uint32 // ms
 	cseq      uint32 // of the last NOTIFY
 	ceiling   uint32 // reserved in the store
 	offset    uint32 // cseq - offset is the body version
+	after     uint32 // retry-after of the termination in seconds
 	expires   moment
 	notBefore moment // next NOTIFY that nobody asked for
+	lostUntil moment // the flow is gone; not zero: nothing is sent, and the subscription ends then
 }
 
 // recovery is how far a subscription has got after a restart.
@@ -80,35 +84,14 @@ const (
 	spread           // ... or may not have: a NOTIFY is owed, at a time drawn so that not all go at once
 )
 
-// trouble is the state of a subscription that ends, or whose flow is gone.
-type trouble struct {
-	reason     Reason
-	retryAfter time.Duration
-	lostUntil  moment // not zero: nothing is sent, and the subscription ends then
-}
+// reasons are those of RFC 6665 section 4.1.3. Another one, which a remote server
+// may give, says nothing to a watcher.
+var reasons = []Reason{"", Deactivated, Probation, Rejected, Timeout, Giveup, NoResource, Invariant}
 
 // reason is why the subscription was terminated.
-func (n *Notifier) reason() Reason {
-	if n.trouble == nil {
-		return ""
-	}
-	return n.trouble.reason
-}
+func (n *Notifier) reason() Reason { return reasons[n.why] }
 
-func (n *Notifier) retryAfter() time.Duration {
-	if n.trouble == nil {
-		return 0
-	}
-	return n.trouble.retryAfter
-}
-
-// lostUntil is not zero while the flow is gone.
-func (n *Notifier) lostUntil() moment {
-	if n.trouble == nil {
-		return 0
-	}
-	return n.trouble.lostUntil
-}
+func (n *Notifier) retryAfter() time.Duration { return time.Duration(n.after) * time.Second }
 
 // pace is when the next NOTIFY may go that nobody asked for.
 func (n *Notifier) pace(now moment) moment {
@@ -227,7 +210,7 @@ func (n *Notifier) subscribe(now moment, ev notifierEvent, fx *effects) {
 		*fx = append(*fx, notifierEffect{kind: fxRespond, err: &Error{Status: 500, Reason: "Earlier SUBSCRIBE Not Answered Yet", RetryAfter: time.Second}})
 	case phasePending, phaseActive:
 		fx.add(fxRespond)
-		n.trouble = nil
+		n.lostUntil, n.why, n.after = 0, 0, 0
 		n.owed, n.urgent, n.full = true, true, true
 		n.expires = now.add(ev.expires)
 		if ev.expires == 0 {
@@ -245,7 +228,8 @@ func (n *Notifier) subscribe(now moment, ev notifierEvent, fx *effects) {
 // terminate ends the subscription; the last NOTIFY is still owed.
 func (n *Notifier) terminate(why Reason, retryAfter time.Duration, fx *effects) {
 	n.become(phaseTerminated)
-	n.trouble = &trouble{reason: why, retryAfter: retryAfter, lostUntil: n.lostUntil()}
+	n.why = uint8(max(slices.Index(reasons, why), 0))
+	n.after = uint32(min((retryAfter+time.Second-1)/time.Second, math.MaxUint32))
 	n.owed, n.urgent = true, true
 	if !n.fetch {
 		fx.add(fxForget)
@@ -324,15 +308,15 @@ func (n *Notifier) lost(now moment, fx *effects) {
 		fx.add(fxRemove)
 		return
 	}
-	if n.lostUntil() == 0 {
-		n.trouble = &trouble{lostUntil: now.add(flowGrace)}
-		*fx = append(*fx, notifierEffect{kind: fxTimer, at: n.trouble.lostUntil})
+	if n.lostUntil == 0 {
+		n.lostUntil = now.add(flowGrace)
+		*fx = append(*fx, notifierEffect{kind: fxTimer, at: n.lostUntil})
 	}
 }
 
 func (n *Notifier) timer(now moment, fx *effects) {
-	if n.lostUntil() != 0 && (n.phase == phasePending || n.phase == phaseActive) {
-		if end := min(n.lostUntil(), n.expires); now < end {
+	if n.lostUntil != 0 && (n.phase == phasePending || n.phase == phaseActive) {
+		if end := min(n.lostUntil, n.expires); now < end {
 			*fx = append(*fx, notifierEffect{kind: fxTimer, at: end})
 			return
 		}
@@ -436,7 +420,7 @@ func (n *Notifier) unsent(now moment, ev notifierEvent, fx *effects) {
 
 // mayFlush tells whether flush would send a NOTIFY now.
 func (n *Notifier) mayFlush(now moment) bool {
-	return n.owed && !n.inFlight && n.phase > phaseWaiting && n.phase != phaseGone && n.lostUntil() == 0 &&
+	return n.owed && !n.inFlight && n.phase > phaseWaiting && n.phase != phaseGone && n.lostUntil == 0 &&
 		(n.recovery != silent || n.phase == phaseTerminated) && (n.urgent || now >= n.notBefore)
 }
 
@@ -445,7 +429,7 @@ func (n *Notifier) flush(now moment, fx *effects) {
 	if !n.owed || n.inFlight || n.phase <= phaseWaiting || n.phase == phaseGone {
 		return
 	}
-	if n.lostUntil() != 0 {
+	if n.lostUntil != 0 {
 		if n.phase == phaseTerminated { // nobody can be told
 			n.owed = false
 			n.become(phaseGone)

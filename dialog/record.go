@@ -12,16 +12,14 @@ import (
 )
 
 // subscription is a notifier-side dialog: the machine and what its messages
-// are made of. There may be a million of them, so that it holds few pointers:
-// its own texts lie in the shard's arena, those it shares with others in the
-// runtime's interner.
+// are made of. There may be a million of them, so that it holds no pointer: its
+// own texts lie in the shard's arena, those it shares with others in the runtime's
+// interner, and what must be a pointer beside it in the slab.
 type subscription struct {
-	content Content
-	more    *more // nil while nothing is going on
-	n       Notifier
-	id      uint64
-	text    block
-	timer   sip.Timer
+	n     Notifier
+	id    uint64
+	text  block
+	timer sip.Timer
 
 	resource, watcher, routes, accept, encoding, agent, contact, way sym
 
@@ -46,6 +44,17 @@ type subscription struct {
 	waiting    bool // a NOTIFY was sent and has no answer yet
 }
 
+// pointers are a subscription's.
+type pointers struct {
+	content Content
+	more    *more // nil while nothing is going on
+}
+
+// ptr gives a subscription's pointers.
+func (sh *shard) ptr(s *subscription) *pointers {
+	return &sh.subs.slabs[s.slot/slabSize].ptr[s.slot%slabSize]
+}
+
 // more is what a subscription needs only at times.
 type more struct {
 	req     *sip.Message // the SUBSCRIBE that waits for its answer
@@ -62,31 +71,33 @@ type more struct {
 
 // extra gives a subscription's more, made if need be.
 func (sh *shard) extra(s *subscription) *more {
-	if s.more == nil {
+	p := sh.ptr(s)
+	if p.more == nil {
 		if n := len(sh.spareMore); n > 0 {
-			s.more, sh.spareMore = sh.spareMore[n-1], sh.spareMore[:n-1]
+			p.more, sh.spareMore = sh.spareMore[n-1], sh.spareMore[:n-1]
 		} else {
-			s.more = new(more)
+			p.more = new(more)
 		}
 	}
-	return s.more
+	return p.more
 }
 
 // slim takes away what is not needed any more.
 func (sh *shard) slim(s *subscription) {
-	if m := s.more; m != nil && m.req == nil && !m.named && !m.seeking && m.widened == nil && m.attempt == nil {
-		s.more = nil
+	p := sh.ptr(s)
+	if m := p.more; m != nil && m.req == nil && !m.named && !m.seeking && m.widened == nil && m.attempt == nil {
+		p.more = nil
 		if *m = (more{}); len(sh.spareMore) < 64 {
 			sh.spareMore = append(sh.spareMore, m)
 		}
 	}
 }
 
-func (s *subscription) widened() *carried {
-	if s.more == nil {
-		return nil
+func (sh *shard) widened(s *subscription) *carried {
+	if m := sh.ptr(s).more; m != nil {
+		return m.widened
 	}
-	return s.more.widened
+	return nil
 }
 
 // A subscription's own texts, in the order in which they are stored.
@@ -209,8 +220,8 @@ func (sh *shard) storeFlow(s *subscription, f sip.Flow) {
 		m.flow, m.named = f, true
 		return
 	}
-	if s.more != nil {
-		s.more.flow, s.more.named = sip.Flow{}, false
+	if m := sh.ptr(s).more; m != nil {
+		m.flow, m.named = sip.Flow{}, false
 	}
 	s.remote, s.v4, s.port, s.conn = f.Remote.Addr().As16(), f.Remote.Addr().Is4(), f.Remote.Port(), f.Conn
 	b := append(sh.textBuf[:0], byte(f.Proto), 0)
@@ -223,8 +234,8 @@ func (sh *shard) storeFlow(s *subscription, f sip.Flow) {
 
 // flow is where a subscription's NOTIFYs go, or where its SUBSCRIBE came from.
 func (sh *shard) flow(s *subscription) (f sip.Flow) {
-	if s.more != nil && s.more.named {
-		return s.more.flow
+	if m := sh.ptr(s).more; m != nil && m.named {
+		return m.flow
 	}
 	way := sh.rt.shared.text(s.way)
 	if way == "" {
@@ -252,7 +263,7 @@ func (sh *shard) row(t *Turn, s *subscription) SubscriptionRow {
 		CallID: string(o.t[txCallID]), RemoteTag: string(o.t[txRemoteTag]), RemoteTarget: string(o.t[txTarget]),
 		LocalURI: either(o.t[txLocalURI], o.resource), RemoteURI: either(o.t[txRemoteURI], o.watcher),
 		RouteSet: in.text(s.routes), LocalContact: in.text(s.contact), Accept: in.text(s.accept), Encoding: in.text(s.encoding),
-		UserAgent: in.text(s.agent), RemoteCSeq: s.remoteCSeq, CSeqCeiling: s.n.ceiling, VersionOffset: s.n.offset, List: s.isList(),
+		UserAgent: in.text(s.agent), RemoteCSeq: s.remoteCSeq, CSeqCeiling: s.n.ceiling, VersionOffset: s.n.offset, List: sh.isList(s),
 		CreatedMS: int64(s.created) * 1000, ExpiresMS: t.at(s.n.expires).UnixMilli(),
 	}
 	if s.direct {
@@ -271,11 +282,13 @@ type table struct {
 	n       int
 }
 
-const slabSize = 32
+// slabSize is such that both parts of a slab fill what the allocator gives.
+const slabSize = 31
 
 type slab struct {
+	sub  *[slabSize]subscription
+	ptr  [slabSize]pointers
 	used uint32 // a bit per place
-	sub  [slabSize]subscription
 }
 
 // len counts the subscriptions.
@@ -350,11 +363,11 @@ func (tb *table) place() uint32 {
 	var n uint32
 	if h := len(tb.holes); h > 0 {
 		n, tb.holes = tb.holes[h-1], tb.holes[:h-1]
-		tb.slabs[n] = new(slab)
 	} else {
 		n = uint32(len(tb.slabs))
-		tb.slabs = append(tb.slabs, new(slab))
+		tb.slabs = append(tb.slabs, nil)
 	}
+	tb.slabs[n] = &slab{sub: new([slabSize]subscription)}
 	tb.partial = append(tb.partial, n)
 	tb.slabs[n].used = 1
 	return n * slabSize
@@ -393,6 +406,7 @@ func (tb *table) release(s *subscription) {
 	n := slot / slabSize
 	*s = subscription{}
 	sl := tb.slabs[n]
+	sl.ptr[slot%slabSize] = pointers{}
 	if sl.used == 1<<slabSize-1 {
 		tb.partial = append(tb.partial, n)
 	}

@@ -164,7 +164,7 @@ func TestRecordedFlow(t *testing.T) {
 		{Proto: sip.TLS, Local: netip.MustParseAddrPort("192.0.2.9:5061"), Remote: netip.MustParseAddrPort("192.0.2.1:5061"), Domain: "example.com", Conn: 3},
 		{Proto: sip.TCP, Local: netip.MustParseAddrPort("192.0.2.9:5061"), Remote: netip.MustParseAddrPort("192.0.2.1:5061"), Upgraded: true},
 	} {
-		s := &subscription{}
+		s := sh.subs.add(uint64(f.Remote.Port()))
 		sh.storeFlow(s, f)
 		if got := sh.flow(s); got != f {
 			t.Errorf("%+v came back as %+v", f, got)

@@ -297,7 +297,7 @@ func (rt *Runtime) quiesce(ctx context.Context) {
 					s.n.urgent = true
 					t.sh.touch(s)
 				}
-				if s.n.inFlight || s.n.owed && s.n.urgent && s.n.recovery != silent && s.n.lostUntil() == 0 {
+				if s.n.inFlight || s.n.owed && s.n.urgent && s.n.recovery != silent && s.n.lostUntil == 0 {
 					busy.Add(1)
 				}
 			}

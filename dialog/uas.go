@@ -346,7 +346,7 @@ func (sh *shard) resubscribe(t *Turn, r *Request) *Error {
 	if err != nil {
 		return err
 	}
-	if s.more != nil && s.more.req != nil {
+	if sh.ptr(s).more != nil && sh.ptr(s).more.req != nil {
 		return &Error{Status: 500, Reason: "Earlier SUBSCRIBE Not Answered Yet", RetryAfter: time.Second}
 	}
 	if m.Has(sip.HdrContact) { // target refresh (CORE-13)
@@ -413,8 +413,8 @@ func hasToken(m *sip.Message, h sip.HeaderID, token string) bool {
 // along the route set to the remote target (RFC 3261 section 12.2.1.1).
 func (sh *shard) setFlow(s *subscription, m *sip.Message, target []byte) {
 	s.direct, s.found = true, false
-	if s.more != nil {
-		s.more.others = nil
+	if sh.ptr(s).more != nil {
+		sh.ptr(s).more.others = nil
 	}
 	sh.storeFlow(s, m.Flow)
 	vias := 0
@@ -578,11 +578,11 @@ func (s *subscription) ref(sh *shard) SinkRef {
 
 // answerSubscribe sends the final response of the SUBSCRIBE that waits.
 func (sh *shard) answerSubscribe(t *Turn, s *subscription, err *Error) {
-	if s.more == nil || s.more.req == nil {
+	if sh.ptr(s).more == nil || sh.ptr(s).more.req == nil {
 		return
 	}
-	m, tx := s.more.req, s.more.tx
-	s.more.req = nil
+	m, tx := sh.ptr(s).more.req, sh.ptr(s).more.tx
+	sh.ptr(s).more.req = nil
 	defer m.Release()
 	if err != nil {
 		sh.refuse(t, m, tx, err)
@@ -593,8 +593,8 @@ func (sh *shard) answerSubscribe(t *Turn, s *subscription, err *Error) {
 		b = sip.AppendHeader(b, "Record-Route", string(v))
 	}
 	b = appendContact(b, sh.rt.shared.text(s.contact))
-	b = sip.AppendHeader(b, "Expires", strconv.FormatInt(int64(s.more.granted/time.Second), 10))
-	if s.isList() {
+	b = sip.AppendHeader(b, "Expires", strconv.FormatInt(int64(sh.ptr(s).more.granted/time.Second), 10))
+	if sh.isList(s) {
 		b = append(b, "Require: eventlist\r\n"...)
 	}
 	b = sip.AppendHeader(b, "Allow-Events", sh.rt.opt.Packages.AllowEvents())
@@ -613,11 +613,11 @@ func appendContact(b []byte, uri string) []byte {
 // isList: a source that renders for each NOTIFY is a list (RL-09); the kind
 // was decided by the first Update and does not change. Of a restored one that
 // has had none yet, the row knows.
-func (s *subscription) isList() bool {
-	if s.content == nil {
+func (sh *shard) isList(s *subscription) bool {
+	if sh.ptr(s).content == nil {
 		return s.list
 	}
-	l, ok := s.content.(interface{ EventList() bool })
+	l, ok := sh.ptr(s).content.(interface{ EventList() bool })
 	return ok && l.EventList()
 }
 
@@ -631,21 +631,21 @@ func (sh *shard) notifierUpdate(t *Turn, u Update) {
 	}
 	switch {
 	case u.View != nil:
-		s.content = u.View
+		sh.ptr(s).content = u.View
 	case u.Doc != nil:
-		s.content = u.Doc
-	case u.State != Terminated && !s.isList():
-		s.content = nil // nothing to show: no presence document while pending (PR-08)
+		sh.ptr(s).content = u.Doc
+	case u.State != Terminated && !sh.isList(s):
+		sh.ptr(s).content = nil // nothing to show: no presence document while pending (PR-08)
 	}
-	if s.n.recovery == silent && s.list && u.State != Terminated && (u.View == nil || !s.isList()) {
+	if s.n.recovery == silent && s.list && u.State != Terminated && (u.View == nil || !sh.isList(s)) {
 		// What was a list before the restart is something else now. The watcher
 		// subscribes anew, and then to that (RL-09).
-		s.list, s.content = false, nil
+		s.list, sh.ptr(s).content = false, nil
 		t.Detach(sh.interest(s), s.ref(sh))
 		sh.step(t, s, notifierEvent{kind: evUpdate, state: Terminated, reason: Deactivated})
 		return
 	}
-	s.list = s.isList()
+	s.list = sh.isList(s)
 	if s.list && s.n.phase == phaseWaiting {
 		s.n.interval = millis(sh.rt.opt.ListPace)
 	}
@@ -700,8 +700,8 @@ func (sh *shard) sendNotify(t *Turn, s *subscription, flow sip.Flow, c carried, 
 		sh.headBuf = sip.AppendBodyHead(b, c.ctype, len(c.body))
 	}
 	write()
-	if s.more != nil {
-		s.more.widened = nil
+	if sh.ptr(s).more != nil {
+		sh.ptr(s).more.widened = nil
 	}
 	if widen && len(sh.headBuf)+len(c.body) > largeRequest && flow.Proto == sip.UDP && (!s.direct || sh.openTo(s, flow)) {
 		if wide, ok := sh.widen(flow); ok {
@@ -976,7 +976,7 @@ func (sh *shard) appendNotify(b []byte, t *Turn, s *subscription, flow sip.Flow,
 		b = append(b, seconds(max(s.n.expires.sub(t.now), 0))...)
 	}
 	b = append(b, "\r\n"...)
-	if s.isList() {
+	if sh.isList(s) {
 		b = append(b, "Require: eventlist\r\n"...)
 	}
 	return b
@@ -986,13 +986,13 @@ func (sh *shard) appendNotify(b []byte, t *Turn, s *subscription, flow sip.Flow,
 // change any more: the transaction keeps it.
 func (sh *shard) render(t *Turn, s *subscription, full bool) (body []byte, contentType string) {
 	state := s.n.state()
-	if s.content == nil || !s.isList() && state == Terminated && s.n.reason() != Timeout {
+	if sh.ptr(s).content == nil || !sh.isList(s) && state == Terminated && s.n.reason() != Timeout {
 		return nil, ""
 	}
-	if d, ok := s.content.(*Document); ok {
+	if d, ok := sh.ptr(s).content.(*Document); ok {
 		return d.Body, d.Type
 	}
-	b, contentType := s.content.Render(sh.bodyBuf[:0], View{Version: s.n.cseq - s.n.offset, Full: full, State: state, Now: t.Now})
+	b, contentType := sh.ptr(s).content.Render(sh.bodyBuf[:0], View{Version: s.n.cseq - s.n.offset, Full: full, State: state, Now: t.Now})
 	if sh.bodyBuf = b[:0]; cap(b) > 1<<20 {
 		sh.bodyBuf = nil
 	}
@@ -1045,7 +1045,7 @@ func (sh *shard) notifyAnswered(t *Turn, s *subscription, status int, m *sip.Mes
 	s.waiting = false
 	defer sh.advance(t, sh.vacate(s, status != 408 && status != 503))
 	ev := notifierEvent{kind: evAnswer, status: status}
-	x := s.more
+	x := sh.ptr(s).more
 	switch {
 	case status < 300:
 		sh.rt.stats.NotifyOK.Add(1)
@@ -1110,11 +1110,11 @@ func (sh *shard) notifyUnsent(t *Turn, s *subscription, err error) {
 	ev := notifierEvent{kind: evUnsent}
 	switch {
 	case err == nil:
-	case s.widened() != nil: // the same over UDP
+	case sh.widened(s) != nil: // the same over UDP
 		if flow, ok := sh.hop(t, s); ok {
 			s.waiting, s.sent = true, s.n.cseq
 			sh.occupy(s, flow)
-			sh.sendNotify(t, s, flow, *s.widened(), false)
+			sh.sendNotify(t, s, flow, *sh.widened(s), false)
 			return
 		}
 		err = nil
@@ -1125,7 +1125,7 @@ func (sh *shard) notifyUnsent(t *Turn, s *subscription, err error) {
 		sh.notifyFailed(t, s, 503, err)
 		sh.step(t, s, notifierEvent{kind: evLost})
 		return
-	case s.found && sh.elsewhere(503, &s.more.flow, &s.more.others):
+	case s.found && sh.elsewhere(503, &sh.ptr(s).more.flow, &sh.ptr(s).more.others):
 		err = nil
 	}
 	if err != nil {
@@ -1140,7 +1140,7 @@ func (sh *shard) notifyUnsent(t *Turn, s *subscription, err error) {
 func (sh *shard) lookAgain(s *subscription) {
 	if s.found {
 		s.found = false
-		s.more.flow, s.more.others, s.more.named = sip.Flow{}, nil, false
+		sh.ptr(s).more.flow, sh.ptr(s).more.others, sh.ptr(s).more.named = sip.Flow{}, nil, false
 	}
 }
 

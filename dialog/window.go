@@ -51,7 +51,7 @@ func (sh *shard) hasRoom(t *Turn, s *subscription) bool {
 		return true // to be told when
 	}
 	var at place
-	if s.direct && (s.more == nil || !s.more.named) {
+	if s.direct && (sh.ptr(s).more == nil || !sh.ptr(s).more.named) {
 		at = place{s.remote, s.conn, s.port}
 	} else {
 		flow, ok := sh.hop(t, s)
