@@ -544,6 +544,7 @@ func (sh *shard) effect(t *Turn, s *subscription, fx *notifierEffect) {
 			sh.rt.stats.TwoInFlight.Add(1)
 		}
 		s.waiting = true
+		s.content = s.shown()
 		sh.notify(t, s, fx.full)
 	case fxTimer:
 		sh.setTimer(t, s, fx.at)
@@ -614,10 +615,15 @@ func appendContact(b []byte, uri string) []byte {
 // was decided by the first Update and does not change. Of a restored one that
 // has had none yet, the row knows.
 func (s *subscription) isList() bool {
-	if s.content == nil {
+	c := s.shown()
+	if c == nil {
 		return s.list
 	}
-	l, ok := s.content.(interface{ EventList() bool })
+	return eventList(c)
+}
+
+func eventList(c Content) bool {
+	l, ok := c.(interface{ EventList() bool })
 	return ok && l.EventList()
 }
 
@@ -629,6 +635,17 @@ func (sh *shard) notifierUpdate(t *Turn, u Update) {
 	if u.Retrying { // a gateway lost its source and looks for it: nothing is known meanwhile
 		u.State, u.Doc = Pending, nil
 	}
+	ev := notifierEvent{kind: evUpdate}
+	back := s.n.recovery == silent || s.n.recovery == partly
+	if back && u.State != Terminated && u.State != Unknown && eventList(u.View) != s.list { // RL-09: it became another thing meanwhile
+		t.Detach(sh.interest(s), s.ref(sh))
+		u = Update{State: Terminated, Reason: NoResource}
+		if !s.list {
+			u.Reason = Deactivated
+		}
+	}
+	told := s.before()
+	s.content = s.shown()
 	switch {
 	case u.View != nil:
 		s.content = u.View
@@ -641,7 +658,17 @@ func (sh *shard) notifierUpdate(t *Turn, u Update) {
 	if s.list && s.n.phase == phaseWaiting {
 		s.n.interval = millis(sh.rt.opt.ListPace)
 	}
-	sh.step(t, s, notifierEvent{kind: evUpdate, state: u.State, reason: u.Reason, news: u.News, retryAfter: u.RetryAfter, err: u.Err})
+	ev.state, ev.reason, ev.retryAfter, ev.err = u.State, u.Reason, u.RetryAfter, u.Err
+	if back && u.State != Terminated {
+		var sum uint64
+		sum, ev.whole = sh.digest(u.State, s.content)
+		ev.whole = ev.whole && u.State != Unknown
+		ev.same = told != 0 && sum == told
+	}
+	sh.step(t, s, ev)
+	if told != 0 && s.n.recovery == partly {
+		s.content = &resuming{s.content, told}
+	}
 }
 
 // notify renders and sends the NOTIFY the machine decided on.

@@ -114,21 +114,15 @@ type Shard struct {
 	timers map[uint64]timed
 	nextID uint64
 	random sip.Random
-
-	// After a restart subscriptions come back while there are changes already.
-	began time.Time       // at the first change
-	news  map[string]bool // presentities that have changed, for newsTime
 }
 
-// newsTime is how long after a start subscriptions may take to come back: rules
-// and lists may have to be fetched first.
-const newsTime = time.Minute
-
-// timed is what a timer belongs to: a publication, or a presentity whose rules
-// change with time.
+// timed is what a timer belongs to: a publication, a subscription to watcher
+// information that waits after a restart, or a presentity whose rules change with
+// time.
 type timed struct {
-	p   *presentity
-	pub *publication
+	p    *presentity
+	pub  *publication
+	info *watcherList
 }
 
 // presentity is a local resource that somebody publishes or watches.
@@ -146,6 +140,7 @@ type presentity struct {
 	rev      uint32     // of doc
 	fetching bool
 	stale    bool // the rules changed while they were being read
+	held     bool // no decision yet for the sphere that was published: nobody is shown anything newer
 }
 
 // ruleClock is when time alone may change a decision, and its timer.
@@ -208,6 +203,9 @@ func (s *Shard) Attach(t *dialog.Turn, in dialog.Interest, to dialog.SinkRef) {
 		return
 	}
 	s.a.stats.Watchers.Add(1)
+	if p.watchers.live == 0 {
+		p.held = false
+	}
 	i = p.watchers.add(to, in.Watcher.URI)
 	w := &p.watchers.all[i]
 	s.begin(t, w)
@@ -215,7 +213,7 @@ func (s *Shard) Attach(t *dialog.Turn, in dialog.Interest, to dialog.SinkRef) {
 		w.is |= member
 	}
 	if in.Resumed {
-		w.is |= reported
+		w.is |= reported | resumed
 	}
 	sets, ok := s.rules(p.key)
 	if !ok {
@@ -323,9 +321,12 @@ func (s *Shard) fetchRules(t *dialog.Turn, p *presentity) {
 const rulesRetry = time.Minute
 
 // decideAll decides anew for every watcher of a presentity. With an error
-// those already decided keep what they have and the others wait (PR-18).
+// those already decided keep what they have, and so do those of before a restart;
+// the others wait (PR-18).
 func (s *Shard) decideAll(t *dialog.Turn, p *presentity, sets []*policy.Ruleset, err error) {
-	if err != nil && p.watchers.live > 0 {
+	if err == nil {
+		p.held = false
+	} else if p.watchers.live > 0 {
 		s.ruleTimer(t, p, t.Now.Add(rulesRetry))
 	}
 	s.walk(t, p, walk{rules: &ruling{sets, err}})
@@ -410,7 +411,7 @@ func (s *Shard) decide(t *dialog.Turn, p *presentity, i int, uri string, sets []
 
 // tell sends a watcher what it may see now.
 func (s *Shard) tell(t *dialog.Turn, p *presentity, w *watcher) {
-	u := dialog.Update{To: w.ref(), State: dialog.Active, News: s.news[p.key]}
+	u := dialog.Update{To: w.ref(), State: dialog.Active}
 	if w.handling == policy.Confirm {
 		u.State = dialog.Pending
 	} else {
@@ -448,6 +449,11 @@ func (s *Shard) Timer(t *dialog.Turn, id uint64) {
 		s.expired(t, e.p, e.pub)
 		return
 	}
+	if e.info != nil {
+		delete(s.timers, id)
+		s.infoBack(t, e.p, e.info)
+		return
+	}
 	if !t.Now.Before(e.p.clock.at) {
 		e.p.clock.at = time.Time{}
 		s.RulesChanged(t, e.p.key)
@@ -456,7 +462,6 @@ func (s *Shard) Timer(t *dialog.Turn, id uint64) {
 
 // changed composes anew and tells those who see a difference.
 func (s *Shard) changed(t *dialog.Turn, p *presentity) {
-	s.isNews(t, p)
 	sphere := pidf.Sphere(p.docs())
 	moved := sphere != p.sphere
 	p.sphere = sphere
@@ -469,27 +474,16 @@ func (s *Shard) changed(t *dialog.Turn, p *presentity) {
 		p.outdate()
 	}
 	if moved {
-		s.RulesChanged(t, p.key) // nobody is shown a document of the new sphere before
+		p.held = true // nobody is shown a document of the new sphere before
+		s.RulesChanged(t, p.key)
 	}
-	if differs {
+	if differs && !p.held {
 		s.walk(t, p, walk{})
 	}
 }
 
 // newToken is an entity tag or the like.
 func (s *Shard) newToken() string { return hex.EncodeToString(s.random.Next(8)) }
-
-// isNews remembers a change for the watchers that have not come back yet.
-func (s *Shard) isNews(t *dialog.Turn, p *presentity) {
-	if s.began.IsZero() {
-		s.began, s.news = t.Now, make(map[string]bool)
-	}
-	if t.Now.Sub(s.began) > newsTime {
-		s.news = nil
-		return
-	}
-	s.news[p.key] = true
-}
 
 // Info describes a presentity to an operator.
 type Info struct {

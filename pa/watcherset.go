@@ -37,6 +37,7 @@ const (
 	reported       // by winfo, perhaps before a restart
 	member         // of a list: stays when it is blocked, for the day it is not
 	gone           // its place is free
+	resumed        // its subscription is of before a restart
 )
 
 func (w *watcher) ref() dialog.SinkRef {
