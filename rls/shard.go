@@ -103,8 +103,11 @@ func (s *Shard) Attach(t *dialog.Turn, in dialog.Interest, to dialog.SinkRef) {
 
 func refuse(t *dialog.Turn, to dialog.SinkRef, err *dialog.Error) {
 	reason := dialog.NoResource
-	if err.Status == 403 {
+	switch err.Status {
+	case 403:
 		reason = dialog.Rejected
+	case 421: // a subscription of before a restart, when this was no list (EV-31)
+		reason = dialog.Deactivated
 	}
 	t.Update(dialog.Update{To: to, State: dialog.Terminated, Reason: reason, RetryAfter: err.RetryAfter, Err: err})
 }

@@ -441,6 +441,9 @@ func (s *Sub) body(n *Notify, list bool) {
 		}
 		return
 	}
+	if len(n.Body()) == 0 && (n.State == "pending" || n.State == "terminated" && n.Reason != "timeout") {
+		return // there is no list to show, after a restart
+	}
 	msg, err := rlmi.Options{First: s.list == nil}.Parse(ctype, n.Body())
 	if err != nil {
 		t.Errorf("list NOTIFY: %v\n%s", err, n.Raw)
