@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"log/slog"
 	"slices"
 	"strings"
@@ -114,7 +115,15 @@ type Shard struct {
 	timers map[uint64]timed
 	nextID uint64
 	random sip.Random
+
+	fetches int           // of rules, under way
+	wanted  []*presentity // those that wait for room, some more than once
 }
+
+// maxFetches bounds the reads of rules that a shard has under way, so that all
+// shards together leave room in the runtime's queue (Turn.Async) after a restart,
+// when nobody's rules are known.
+const maxFetches = 3
 
 // timed is what a timer belongs to: a publication, a subscription to watcher
 // information that waits after a restart, or a presentity whose rules change with
@@ -139,6 +148,7 @@ type presentity struct {
 	clock    *ruleClock // nil until time alone may change a decision
 	rev      uint32     // of doc
 	fetching bool
+	waits    bool // ... no, it is among the wanted
 	stale    bool // the rules changed while they were being read
 	held     bool // no decision yet for the sphere that was published: nobody is shown anything newer
 }
@@ -217,7 +227,7 @@ func (s *Shard) Attach(t *dialog.Turn, in dialog.Interest, to dialog.SinkRef) {
 	}
 	sets, ok := s.rules(p.key)
 	if !ok {
-		s.fetchRules(t, p)
+		s.fetchRules(t, p, !in.Resumed)
 		return
 	}
 	if s.decide(t, p, i, in.Watcher.URI, sets) {
@@ -289,15 +299,24 @@ func (s *Shard) rules(resource string) ([]*policy.Ruleset, bool) {
 	return s.a.opt.Rules.Cached(resource)
 }
 
-// fetchRules reads the rules elsewhere and then decides for every watcher.
-func (s *Shard) fetchRules(t *dialog.Turn, p *presentity) {
-	if p.fetching {
+// fetchRules reads the rules elsewhere and then decides for every watcher. The
+// newest goes first, and again who is asked: somebody waits for the answer, but
+// nobody does when a restart is the reason.
+func (s *Shard) fetchRules(t *dialog.Turn, p *presentity, asked bool) {
+	if p.fetching && !(p.waits && asked) {
 		return
 	}
 	p.fetching = true
+	if s.fetches >= maxFetches {
+		s.want(p)
+		return
+	}
+	p.waits = false
 	var sets []*policy.Ruleset
-	var err error
+	err := errors.New("reading the rules failed")
 	ok := t.Async(func(ctx context.Context) { sets, err = s.a.opt.Rules.Fetch(ctx, p.key) }, func(t *dialog.Turn) {
+		s.fetches--
+		defer s.fetchNext(t)
 		p.fetching = false
 		if p.stale {
 			p.stale = false
@@ -311,9 +330,42 @@ func (s *Shard) fetchRules(t *dialog.Turn, p *presentity) {
 		}
 		s.decideAll(t, p, sets, nil)
 	})
-	if !ok {
+	switch {
+	case ok:
+		s.fetches++
+	case s.fetches > 0: // when one of them is done
+		s.want(p)
+	default:
 		p.fetching = false
-		s.decideAll(t, p, nil, context.DeadlineExceeded)
+		s.decideAll(t, p, nil, errors.New("too much is being read"))
+	}
+}
+
+func (s *Shard) want(p *presentity) {
+	p.waits = true
+	s.wanted = append(s.wanted, p)
+}
+
+// fetchNext goes on with those who wait.
+func (s *Shard) fetchNext(t *dialog.Turn) {
+	for len(s.wanted) > 0 && s.fetches < maxFetches {
+		last := len(s.wanted) - 1
+		p := s.wanted[last]
+		s.wanted[last] = nil
+		s.wanted = s.wanted[:last]
+		if !p.waits {
+			continue
+		}
+		p.fetching, p.waits, p.stale = false, false, false
+		if s.all[p.key] == p && p.watchers.live > 0 {
+			s.RulesChanged(t, p.key)
+		}
+		if p.waits { // no room after all
+			return
+		}
+	}
+	if len(s.wanted) == 0 {
+		s.wanted = nil
 	}
 }
 
@@ -345,7 +397,7 @@ func (s *Shard) RulesChanged(t *dialog.Turn, resource string) {
 	} else if sets, ok := s.rules(resource); ok {
 		s.decideAll(t, p, sets, nil)
 	} else {
-		s.fetchRules(t, p)
+		s.fetchRules(t, p, false)
 	}
 }
 
