@@ -26,6 +26,23 @@ const everything = `<pr:provide-devices><pr:all-devices/></pr:provide-devices><p
 
 const nothing = `<pr:provide-services><pr:all-services/></pr:provide-services>`
 
+// meanwhile restarts the server, with a change of its store while it is down.
+func (d *deployment) meanwhile(f func(*sql.Store)) {
+	d.T.Helper()
+	if err := d.n.Stop(context.Background()); err != nil {
+		d.T.Errorf("stop: %v", err)
+	}
+	st, err := sql.Open(context.Background(), d.n.Config().Store, sql.Options{})
+	if err != nil {
+		d.T.Fatal(err)
+	}
+	f(st)
+	if err := st.Close(); err != nil {
+		d.T.Fatal(err)
+	}
+	d.n.Restart(0)
+}
+
 func put(t *testing.T, st *sql.Store, selector, body string) {
 	t.Helper()
 	if _, err := st.PutDocument(context.Background(), sql.Document{Selector: selector, ETag: "meanwhile", Body: []byte(body)}, sql.Precondition{}); err != nil {
@@ -167,7 +184,7 @@ func TestChangedWhileDown(t *testing.T) {
 				if c.want.list != nil { // nested lists that are new begin above 0
 					d.list.Expect(servertest.Crash)
 				}
-				d.n.Meanwhile(func(st *sql.Store) { c.change(t, st) })
+				d.meanwhile(func(st *sql.Store) { c.change(t, st) })
 				d.Settle(30 * time.Second)
 				one := func(s *servertest.Sub, want string) {
 					t.Helper()
@@ -233,7 +250,7 @@ func TestChangedWhileDown(t *testing.T) {
 // A store of an older version does not know what was told: everybody is, once.
 func TestToldUnknown(t *testing.T) {
 	deployed(t, nil, func(d *deployment) {
-		d.n.Meanwhile(func(st *sql.Store) {
+		d.meanwhile(func(st *sql.Store) {
 			if err := st.MigrateTo(context.Background(), 5); err != nil {
 				t.Fatal(err)
 			}
@@ -275,7 +292,7 @@ func TestToldSpread(t *testing.T) {
 				if crash {
 					d.n.Crash(0)
 				} else {
-					d.n.Meanwhile(func(st *sql.Store) { put(t, st, "pres-rules/users/"+bob+"/index", rule("allow", nothing)) })
+					d.meanwhile(func(st *sql.Store) { put(t, st, "pres-rules/users/"+bob+"/index", rule("allow", nothing)) })
 				}
 				began := time.Now()
 				instants := map[time.Duration]int{}
@@ -305,7 +322,7 @@ func TestWatcherInfoWhileDown(t *testing.T) {
 		d.info.Drain()
 		d.n.Restart(0)
 		d.info.Quiet(time.Minute, "they are all back")
-		d.n.Meanwhile(func(st *sql.Store) {
+		d.meanwhile(func(st *sql.Store) {
 			var rows []dialog.SubscriptionRow
 			st.Subscriptions(context.Background(), func(r dialog.SubscriptionRow) error {
 				if r.Watcher == "sip:w7@example.com" {

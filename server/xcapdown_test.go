@@ -140,7 +140,7 @@ func TestXCAPDownAndNoCopies(t *testing.T) {
 				for _, s := range d.all() {
 					s.Expect(servertest.Restart)
 				}
-				d.n.Meanwhile(func(st *sql.Store) {
+				d.meanwhile(func(st *sql.Store) {
 					if err := st.KeepCopies(context.Background()); err != nil {
 						t.Fatal(err)
 					}
@@ -188,7 +188,7 @@ func TestListGoneWhileXCAPDown(t *testing.T) {
 	remoteDocuments(t, func(d *deployment, x *xcapServer) {
 		x.set(true)
 		d.list.Expect(servertest.Restart)
-		d.n.Meanwhile(func(st *sql.Store) {
+		d.meanwhile(func(st *sql.Store) {
 			if err := st.KeepCopies(context.Background()); err != nil {
 				t.Fatal(err)
 			}

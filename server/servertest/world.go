@@ -21,7 +21,6 @@ import (
 	"rollcall/server"
 	"rollcall/sip"
 	"rollcall/sip/auth"
-	"rollcall/sql"
 )
 
 // World is a network in memory. Everything on it belongs to one bubble. A World
@@ -161,25 +160,6 @@ func (n *Node) Crash(pause time.Duration) {
 	n.Stop(context.Background()) // what it does from now on nobody sees
 	time.Sleep(pause)
 	n.cfg.Store = "sqlite:" + to
-	n.start()
-}
-
-// Meanwhile is Restart with f, which may change the store, while the server is
-// down.
-func (n *Node) Meanwhile(f func(*sql.Store)) {
-	t := n.w.T
-	t.Helper()
-	if err := n.Stop(context.Background()); err != nil {
-		t.Errorf("stop: %v", err)
-	}
-	st, err := sql.Open(context.Background(), n.cfg.Store, sql.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	f(st)
-	if err := st.Close(); err != nil {
-		t.Fatal(err)
-	}
 	n.start()
 }
 
