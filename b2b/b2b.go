@@ -341,3 +341,8 @@ func outcome(e dialog.Ending) verdict {
 	}
 	return later
 }
+
+// Tables counts what the shard holds, as dialog.Runtime.Tables wants it.
+func (s *Shard) Tables(add func(name string, n int)) {
+	add("b2b subscriptions", len(s.byKey)+len(s.byID))
+}

@@ -3,6 +3,7 @@ package dialog
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -100,6 +101,10 @@ type Options struct {
 	Unsent func() int
 	// Unreachable is told of a flow on which a request failed; may be nil.
 	Unreachable func(f sip.Flow)
+
+	// Random is what a shard draws its tags and Call-IDs from; nil for the
+	// kernel. It is for tests that are to repeat.
+	Random func(shard uint8) io.Reader
 
 	MinExpires time.Duration // shorter SUBSCRIBEs and PUBLISHes get 423; default 60 s
 	MaxExpires time.Duration // longer ones are shortened; default 2 h
@@ -200,6 +205,9 @@ func New(opt Options) *Runtime {
 			uacs: make(map[uint64]*remote),
 		}
 		sh.tx.Stats = opt.Stats
+		if opt.Random != nil {
+			sh.random.From = opt.Random(uint8(i))
+		}
 		sh.turn = &Turn{sh: sh}
 		sh.box.index = make(map[SinkRef]int)
 		for _, mk := range opt.Components {

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+
+	"rollcall/sip"
 )
 
 // Write is one change to stored state: PutSubscription, DeleteSubscription,
@@ -126,6 +129,36 @@ type RemoteRow struct {
 	WantMS    int64 // expiry that is asked for
 	CreatedMS int64 // of the first SUBSCRIBE
 	ExpiresMS int64
+}
+
+// Check tells why a row cannot be restored, or what in it contradicts itself.
+func (r *RemoteRow) Check(packages *Registry) error {
+	id, ok := parseTag([]byte(r.ID))
+	switch {
+	case !ok:
+		return errors.New("the id is no tag of ours")
+	case tagShard(id) != r.Shard:
+		return fmt.Errorf("shard %d, but the id is of shard %d", r.Shard, tagShard(id))
+	case r.Resource == "":
+		return errors.New("no resource")
+	case ShardOf(r.Resource) != r.Shard:
+		return fmt.Errorf("shard %d, but the resource belongs to shard %d", r.Shard, ShardOf(r.Resource))
+	case packages.Find(r.Event) == nil:
+		return fmt.Errorf("unknown event package %q", r.Event)
+	case r.CallID == "", r.LocalURI == "", r.RemoteTarget == "": // nobody need have answered yet
+		return errors.New("the dialog is not complete: Call-ID, URI or target is empty")
+	case r.CSeqCeiling >= 1<<31:
+		return fmt.Errorf("CSeq ceiling %d is above 2^31-1", r.CSeqCeiling)
+	case r.State > Terminated:
+		return fmt.Errorf("there is no state %d", r.State)
+	case r.ContentType == "" && len(r.Body) > 0:
+		return errors.New("a document without a type")
+	case len(r.Body) > sip.MaxBodyBytes:
+		return fmt.Errorf("the document has %d bytes, the most is %d", len(r.Body), sip.MaxBodyBytes)
+	case r.WantMS <= 0, r.WantMS > math.MaxUint32*1000:
+		return fmt.Errorf("an expiry of %d ms is asked for", r.WantMS)
+	}
+	return nil
 }
 
 // PutRemote inserts or replaces a row.

@@ -678,6 +678,36 @@ func TestRestore(t *testing.T) {
 	})
 }
 
+// RL-09: what was a list before a restart and is none any more ends, so that the
+// watcher subscribes to what it is now.
+func TestRestoredNoList(t *testing.T) {
+	for name, now := range map[string]Update{
+		"active":  {State: Active, Doc: &Document{Type: pidfType, Body: []byte("first")}},
+		"pending": {State: Pending},
+	} {
+		bubble(t, func(t *testing.T) {
+			r, p := phoneRig(t, nil)
+			r.src.state[alice] = Update{State: Active, View: listView{}}
+			c := p.call(bob, alice)
+			c.subscribe(200, "Supported: eventlist")
+			c.notified()
+			r.stop()
+			next := newRig(t, r.net, serverAddr, func(o *Options) { o.Store = r.store })
+			next.src.state[alice] = now
+			restore(next, r.store.row(t), false)
+			settle()
+			m := c.wantNotify("terminated;reason=deactivated", "")
+			if m.Has(sip.HdrRequire) {
+				t.Errorf("%s: Require in\n%s", name, m.Raw)
+			}
+			if n := len(next.src.detached); n != 1 || r.store.count() != 0 {
+				t.Errorf("%s: detached %d times, %d rows", name, n, r.store.count())
+			}
+			next.empty()
+		})
+	}
+}
+
 // A restored list stays a list: in the row, in Require and for its source, also
 // before the source has answered.
 func TestRestoredList(t *testing.T) {

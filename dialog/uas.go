@@ -637,15 +637,15 @@ func (sh *shard) notifierUpdate(t *Turn, u Update) {
 	}
 	ev := notifierEvent{kind: evUpdate}
 	back := s.n.recovery == silent || s.n.recovery == partly
-	if back && u.State != Terminated && u.State != Unknown && eventList(u.View) != s.list { // RL-09: it became another thing meanwhile
-		t.Detach(sh.interest(s), s.ref(sh))
-		u = Update{State: Terminated, Reason: NoResource}
-		if !s.list {
-			u.Reason = Deactivated
-		}
-	}
 	told := s.before()
 	s.content = s.shown()
+	if back && u.State != Terminated && u.State != Unknown && eventList(u.View) != s.list {
+		// What was a list before the restart is something else now, or the other
+		// way. The watcher subscribes anew, and then to that (RL-09).
+		s.list, s.content = false, nil
+		t.Detach(sh.interest(s), s.ref(sh))
+		u = Update{State: Terminated, Reason: Deactivated}
+	}
 	switch {
 	case u.View != nil:
 		s.content = u.View

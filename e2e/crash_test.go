@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"rollcall/e2e/child"
 	"rollcall/e2e/crash"
 )
 
@@ -49,11 +50,14 @@ func TestCrash(t *testing.T) {
 			began := time.Now()
 			defer func() { r.took = time.Since(began) }()
 			if r.opt.Store == "postgres" {
-				var stop func()
-				if r.opt.Store, stop, r.err = crash.StartPostgres(); r.err != nil {
+				var db *child.Postgres
+				if db, r.err = child.NewPostgres(); r.err != nil {
 					return
 				}
-				defer stop()
+				defer db.Close()
+				if r.opt.Store, r.err = db.Database(); r.err != nil {
+					return
+				}
 			}
 			r.rep, r.err = crash.Run(t.Context(), r.opt)
 		})

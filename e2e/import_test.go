@@ -47,13 +47,13 @@ func TestImportKamailio(t *testing.T) {
 		importKamailio(t, db, "sqlite:///"+file, "sqlite:///"+file, false)
 	})
 	t.Run("postgres, with lists", func(t *testing.T) {
-		dsn := peer.StartPostgres(t)
-		db, err := sql.Open("postgres", dsn+"?sslmode=disable")
+		dsn := startDatabase(t).dsn(t)
+		db, err := sql.Open("postgres", dsn)
 		if err != nil {
 			t.Fatal(err)
 		}
 		kamailioTables(t, db, "postgres")
-		importKamailio(t, db, dsn, dsn+"?sslmode=disable", true)
+		importKamailio(t, db, strings.TrimSuffix(dsn, "?sslmode=disable"), dsn, true)
 	})
 }
 

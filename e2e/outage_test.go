@@ -1,16 +1,11 @@
 package e2e
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"rollcall/e2e/child"
 	"rollcall/e2e/peer"
 )
 
@@ -28,15 +24,15 @@ import (
 func TestOutage(t *testing.T) {
 	t.Run("PostgreSQL stopped", func(t *testing.T) {
 		db := startDatabase(t)
-		outage(t, db.dsn(t), func() { db.stop(syscall.SIGINT) }, func() {
+		outage(t, db.dsn(t), func() { db.Stop(syscall.SIGINT) }, func() {
 			db.start()
-			db.stop(syscall.SIGQUIT) // at once, without a word
+			db.Stop(syscall.SIGQUIT) // at once, without a word
 			db.start()
 		})
 	})
 	t.Run("PostgreSQL hangs", func(t *testing.T) {
 		db := startDatabase(t)
-		outage(t, db.dsn(t), func() { db.signal(syscall.SIGSTOP) }, func() { db.signal(syscall.SIGCONT) })
+		outage(t, db.dsn(t), func() { db.Signal(syscall.SIGSTOP) }, func() { db.Signal(syscall.SIGCONT) })
 	})
 	t.Run("SQLite on a full disk", func(t *testing.T) {
 		dir := mount(t, "-t", "tmpfs", "-o", "size=40m", "none")
@@ -277,99 +273,33 @@ func mount(t testing.TB, args ...string) string {
 
 // database is a PostgreSQL of the test's own, which can be stopped.
 type database struct {
-	t         testing.TB
-	bin, dir  string
-	port      int
-	attr      *syscall.SysProcAttr
-	cmd       *exec.Cmd
-	databases int
+	*child.Postgres
+	t testing.TB
 }
 
-func startDatabase(t testing.TB) *database {
+func startDatabase(t testing.TB) database {
 	t.Helper()
-	all, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
-	if len(all) == 0 {
-		p, err := exec.LookPath("initdb")
-		if err != nil {
-			t.Fatal("PostgreSQL is missing (package postgresql)")
-		}
-		all = []string{filepath.Dir(p)}
-	}
-	dir, err := os.MkdirTemp("", "rollcall-pg") // t.TempDir is for this user only
+	p, err := child.NewPostgres()
 	if err != nil {
 		t.Fatal(err)
 	}
-	db := &database{t: t, bin: slices.Max(all), dir: dir, port: peer.FreePort(t), attr: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGINT}}
-	t.Cleanup(func() {
-		if db.cmd != nil {
-			db.signal(syscall.SIGCONT)
-			db.stop(syscall.SIGQUIT)
-		}
-		os.RemoveAll(dir)
-	})
-	if os.Getuid() == 0 { // which PostgreSQL refuses
-		u, err := user.Lookup("postgres")
-		if err != nil {
-			t.Fatal(err)
-		}
-		uid, _ := strconv.Atoi(u.Uid)
-		gid, _ := strconv.Atoi(u.Gid)
-		if err := os.Chown(dir, uid, gid); err != nil {
-			t.Fatal(err)
-		}
-		db.attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
-	}
-	if out, err := db.run("initdb", "-D", "data", "-U", "rollcall", "-A", "trust", "-E", "UTF8", "--no-sync").CombinedOutput(); err != nil {
-		t.Fatalf("initdb: %v\n%s", err, out)
-	}
-	db.start()
-	return db
+	t.Cleanup(p.Close)
+	return database{p, t}
 }
 
-func (db *database) run(name string, args ...string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(db.bin, name), args...)
-	cmd.Dir, cmd.SysProcAttr = db.dir, db.attr
-	cmd.Env = append(os.Environ(), "LC_ALL=C", "HOME="+db.dir)
-	return cmd
-}
-
-func (db *database) start() {
+func (db database) start() {
 	db.t.Helper()
-	db.cmd = db.run("postgres", "-D", "data", "-k", db.dir, "-p", strconv.Itoa(db.port), "-h", "127.0.0.1")
-	if err := db.cmd.Start(); err != nil {
+	if err := db.Start(); err != nil {
 		db.t.Fatal(err)
 	}
-	peer.Eventually(db.t, 30*time.Second, "PostgreSQL", func() bool {
-		return db.run("pg_isready", "-q", "-h", "127.0.0.1", "-p", strconv.Itoa(db.port)).Run() == nil
-	})
 }
 
 // dsn makes an empty database.
-func (db *database) dsn(t testing.TB) string {
+func (db database) dsn(t testing.TB) string {
 	t.Helper()
-	db.databases++
-	name := fmt.Sprint("d", db.databases)
-	if out, err := db.run("createdb", "-h", "127.0.0.1", "-p", strconv.Itoa(db.port), "-U", "rollcall", name).CombinedOutput(); err != nil {
-		t.Fatalf("createdb: %v\n%s", err, out)
+	dsn, err := db.Database()
+	if err != nil {
+		t.Fatal(err)
 	}
-	return fmt.Sprintf("postgres://rollcall@%s/%s?sslmode=disable", net.JoinHostPort("127.0.0.1", strconv.Itoa(db.port)), name)
-}
-
-// signal reaches the server and the processes that serve its sessions.
-func (db *database) signal(sig syscall.Signal) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	out, _ := exec.CommandContext(ctx, "pgrep", "-P", strconv.Itoa(db.cmd.Process.Pid)).Output()
-	db.cmd.Process.Signal(sig)
-	for pid := range strings.FieldsSeq(string(out)) {
-		if n, err := strconv.Atoi(pid); err == nil {
-			syscall.Kill(n, sig)
-		}
-	}
-}
-
-func (db *database) stop(sig syscall.Signal) {
-	db.cmd.Process.Signal(sig)
-	db.cmd.Wait()
-	db.cmd = nil
+	return dsn
 }

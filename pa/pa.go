@@ -144,6 +144,7 @@ type presentity struct {
 	views    *views           // nil when all see the whole
 	watchers watcherSet
 	winfos   map[dialog.SinkRef]*watcherList
+	listed   bool       // watcher information was sent since the start
 	walk     *walk      // under way
 	clock    *ruleClock // nil until time alone may change a decision
 	rev      uint32     // of doc
@@ -223,7 +224,7 @@ func (s *Shard) Attach(t *dialog.Turn, in dialog.Interest, to dialog.SinkRef) {
 		w.is |= member
 	}
 	if in.Resumed {
-		w.is |= reported | resumed
+		w.is |= resumed
 	}
 	sets, ok := s.rules(p.key)
 	if !ok {
@@ -240,7 +241,7 @@ func (s *Shard) Attach(t *dialog.Turn, in dialog.Interest, to dialog.SinkRef) {
 // begin makes a watcher a new subscription.
 func (s *Shard) begin(t *dialog.Turn, w *watcher) {
 	w.id, w.since = binary.BigEndian.Uint64(s.random.Next(8)), t.Now.UnixMilli()
-	w.is &^= approved | reported
+	w.is &^= approved | resumed | listedAs
 }
 
 // Detach implements dialog.Source.
@@ -434,7 +435,7 @@ func (s *Shard) decide(t *dialog.Turn, p *presentity, i int, uri string, sets []
 	if w.is&decided != 0 && w.handling == d.Handling && w.view == view {
 		return false
 	}
-	fresh, before := w.is&decided == 0, w.status()
+	fresh := w.is&decided == 0
 	if !fresh && w.handling != policy.Block && d.Handling >= policy.PoliteBlock && w.handling < policy.PoliteBlock {
 		w.is |= approved
 	}
@@ -445,7 +446,9 @@ func (s *Shard) decide(t *dialog.Turn, p *presentity, i int, uri string, sets []
 		s.a.stats.Denied.Add(1)
 		stays := w.is&member != 0
 		t.Update(dialog.Update{To: w.ref(), State: dialog.Terminated, Reason: dialog.Rejected, Err: dialog.Refuse(403, ""), Retrying: stays})
-		s.watcherGone(t, p, w, winfo.Rejected)
+		if !fresh || !stays { // else it may have been so before a restart
+			s.watcherGone(t, p, w, winfo.Rejected)
+		}
 		s.begin(t, w) // the next subscription
 		if !stays {
 			p.remove(i)
@@ -454,11 +457,10 @@ func (s *Shard) decide(t *dialog.Turn, p *presentity, i int, uri string, sets []
 		return false
 	}
 	s.tell(t, p, w)
-	if fresh && w.is&reported != 0 {
-		s.watcherBack(t, p)
-		return false
+	if fresh && w.is&resumed != 0 && !p.listed {
+		w.list()
 	}
-	return fresh || w.status() != before
+	return !w.listed()
 }
 
 // tell sends a watcher what it may see now.
@@ -583,4 +585,14 @@ func (s *Shard) Describe(resource string) (Info, bool) {
 	}
 	slices.SortFunc(in.Watchers, func(a, b WatcherInfoRow) int { return strings.Compare(a.URI, b.URI) })
 	return in, true
+}
+
+// Tables counts what the shard holds, as dialog.Runtime.Tables wants it.
+func (s *Shard) Tables(add func(name string, n int)) {
+	add("pa presentities", len(s.all))
+	add("pa timers", len(s.timers))
+	for _, p := range s.all {
+		add("pa publications", len(p.pubs))
+		add("pa watchers", p.watchers.live+len(p.winfos))
+	}
 }

@@ -199,9 +199,27 @@ func (s *Shard) unpublish(t *dialog.Turn, r *dialog.Request, p *presentity, pub 
 	}
 	s.published(t, r, s.newToken(), 0) // the tag is required and of no use (PUB-02)
 	if pub != nil {
+		t.OnWithdraw(func(t *dialog.Turn) { s.revive(t, pub) })
 		s.drop(t, p, pub)
 	}
 	return nil
+}
+
+// revive brings a publication back whose removal could not be stored: its
+// publisher was refused and knows it as it was.
+func (s *Shard) revive(t *dialog.Turn, pub *publication) {
+	p := s.presentity(pub.row.Resource)
+	if p.byTag(pub.row.ETag) != nil {
+		return
+	}
+	pub.id = 0
+	p.pubs = append(p.pubs, pub)
+	p.sort()
+	p.seq = max(p.seq, pub.row.Seq)
+	s.a.stats.Publications.Add(1)
+	s.arm(t, p, pub)
+	t.Persist(PutPublication{Row: pub.row})
+	s.changed(t, p)
 }
 
 // expired removes a publication that was not refreshed; watchers are told

@@ -105,7 +105,8 @@ func (s *Shard) visit(t *dialog.Turn, p *presentity, i int) {
 		t.Update(dialog.Update{To: w.ref(), State: dialog.Unknown})
 	case w.is&decided == 0:
 		w.is |= decided
-		w.handling, walk.news = policy.Confirm, true
+		w.handling = policy.Confirm
+		walk.news = walk.news || !w.listed()
 		s.tell(t, p, w)
 	}
 	if w.is&(decided|gone) == decided && w.handling == policy.Allow && !p.held {

@@ -547,3 +547,54 @@ func TestWatcherInfo(t *testing.T) {
 		}
 	})
 }
+
+// gate is a source of rules that cannot be read until it is opened.
+type gate struct {
+	xcapclient.Source
+	open chan struct{}
+}
+
+func (g gate) Document(ctx context.Context, selector string) (xcapclient.Document, error) {
+	if strings.HasPrefix(selector, "pres-rules/") {
+		<-g.open
+	}
+	return xcapclient.Document{}, fs.ErrNotExist
+}
+func (gate) Selectors(context.Context, string) ([]string, error) { return nil, nil }
+func (gate) Refresh(context.Context) ([]string, error)           { return nil, nil }
+func (gate) Run(ctx context.Context, _ func([]string)) error     { <-ctx.Done(); return nil }
+
+// WI-08: a watcher that was reported as pending while its rules were read is
+// reported again when they say otherwise.
+func TestWatcherInfoWhileRulesAreRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := gate{open: make(chan struct{})}
+		w := servertest.New(t)
+		n := w.Node("192.0.2.1", mode("allow"), server.WithSource(g))
+		sub := w.UA(bob).Dialog(n, alice)
+		answer := make(chan int, 1)
+		go func() { answer <- sub.Subscribe(600).Status() }()
+		w.Settle(time.Second)
+		own := w.UA(alice).Dialog(n, alice)
+		own.Event, own.Headers = "presence.winfo", ""
+		own.MustSubscribe(600)
+		for _, m := range winfoOf(t, own.Next(), 0) {
+			if m.Status != winfo.Pending {
+				t.Errorf("WI-08: %+v while the rules are read", m)
+			}
+		}
+		close(g.open)
+		if st := <-answer; st != 200 {
+			t.Fatalf("SUBSCRIBE: %d", st)
+		}
+		got := winfoOf(t, own.Next(), 1)
+		if len(got) != 1 {
+			t.Errorf("WI-08: %v", got)
+		}
+		for _, m := range got {
+			if m.Status != winfo.Active {
+				t.Errorf("WI-08: %+v after the rules allowed it", m)
+			}
+		}
+	})
+}

@@ -15,11 +15,10 @@ import (
 // documents are always full (RFC 3858 section 3), so a lost one is repaired by
 // the next.
 type watcherList struct {
-	p        *presentity
-	to       dialog.SinkRef
-	gone     []winfo.Watcher // those that left since the last document
-	rendered bool            // since the start
-	back     bool            // after a restart: for infoTime
+	p    *presentity
+	to   dialog.SinkRef
+	gone []winfo.Watcher // those that left since the last document
+	back bool            // after a restart: for infoTime
 }
 
 // infoTime is how long the watchers of before a restart may take to come back.
@@ -79,24 +78,15 @@ func (s *Shard) watchersChanged(t *dialog.Turn, p *presentity, gone *winfo.Watch
 			}
 			l.gone = append(l.gone, *gone)
 		}
+		l.back = false // it has changed, whoever is still to come back
 		t.Update(dialog.Update{To: to, State: dialog.Active, View: l})
-	}
-}
-
-// watcherBack tells of a watcher that came back after a restart, if there was a
-// document without it: after a crash, or when something else changed first.
-func (s *Shard) watcherBack(t *dialog.Turn, p *presentity) {
-	for to, l := range p.winfos {
-		if l.rendered {
-			t.Update(dialog.Update{To: to, State: dialog.Active, View: l})
-		}
 	}
 }
 
 // watcherGone tells of a watcher that has ended. One that was never reported is
 // nobody's news (RFC 3857 section 4.7.2).
 func (s *Shard) watcherGone(t *dialog.Turn, p *presentity, w *watcher, event string) {
-	if w.is&reported != 0 {
+	if w.is&(listedAs|resumed) != 0 {
 		s.watchersChanged(t, p, &winfo.Watcher{ID: w.token(), URI: p.watchers.uri(w), Status: winfo.Terminated, Event: event})
 	}
 }
@@ -104,17 +94,18 @@ func (s *Shard) watcherGone(t *dialog.Turn, p *presentity, w *watcher, event str
 // Render implements dialog.Content (WI-08, WI-09).
 func (l *watcherList) Render(dst []byte, v dialog.View) ([]byte, string) {
 	set := &l.p.watchers
+	l.p.listed = true
 	ws := make([]winfo.Watcher, 0, set.live+len(l.gone))
 	for w := range set.each() {
 		if w.blocked() {
 			continue
 		}
-		w.is |= reported
+		w.list()
 		ws = append(ws, winfo.Watcher{ID: w.token(), URI: set.uri(w), Status: w.status(), Event: w.event(),
 			Duration: v.Now.Sub(w.started()).Truncate(time.Second)})
 	}
 	slices.SortFunc(ws, func(a, b winfo.Watcher) int { return strings.Compare(a.ID, b.ID) })
 	ws = append(ws, l.gone...)
-	l.gone, l.rendered, l.back = nil, true, false
+	l.gone, l.back = nil, false
 	return winfo.Append(dst, v.Version, true, l.p.key, "presence", ws), "application/watcherinfo+xml"
 }

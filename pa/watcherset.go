@@ -32,13 +32,37 @@ type watcher struct {
 type flags uint8
 
 const (
-	decided  flags = 1 << iota
-	approved       // by a rule, after it was pending (winfo's event)
-	reported       // by winfo, perhaps before a restart
-	member         // of a list: stays when it is blocked, for the day it is not
-	gone           // its place is free
-	resumed        // its subscription is of before a restart
+	decided       flags = 1 << iota
+	approved            // by a rule, after it was pending (winfo's event)
+	resumed             // its subscription is of before a restart: winfo named it, and it has a state
+	member              // of a list: stays when it is blocked, for the day it is not
+	gone                // its place is free
+	listedPending       // so the newest watcher information has it
+	listedActive
+
+	listedAs = listedPending | listedActive
 )
+
+// list notes that watcher information has the watcher with its status.
+func (w *watcher) list() {
+	w.is &^= listedAs
+	if w.status() == winfo.Active {
+		w.is |= listedActive
+	} else {
+		w.is |= listedPending
+	}
+}
+
+// listed tells whether the newest watcher information has its status.
+func (w *watcher) listed() bool {
+	switch w.status() {
+	case winfo.Active:
+		return w.is&listedActive != 0
+	case winfo.Pending:
+		return w.is&listedPending != 0
+	}
+	return w.is&listedAs == 0
+}
 
 func (w *watcher) ref() dialog.SinkRef {
 	return dialog.SinkRef{ID: w.sinkID, Member: w.sinkMember, Shard: w.sinkShard, Component: w.sinkComponent}

@@ -326,3 +326,11 @@ func (s *Shard) Describe(key string) []ViewInfo {
 	}
 	return out
 }
+
+// Tables counts what the shard holds, as dialog.Runtime.Tables wants it.
+func (s *Shard) Tables(add func(name string, n int)) {
+	add("rls views", len(s.views)+len(s.byRef)+len(s.byList))
+	for _, v := range s.views {
+		add("rls members", len(v.members))
+	}
+}

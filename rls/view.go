@@ -210,7 +210,7 @@ func (v *view) hear(m *member, known bool) {
 
 func (v *view) interest(m *member) dialog.Interest {
 	return dialog.Interest{Package: v.in.Package, Resource: m.key, URI: m.uri, Watcher: v.in.Watcher, Depth: v.in.Depth + 1,
-		Accept: v.in.Accept, Resumed: v.in.Resumed}
+		Accept: v.in.Accept, Resumed: v.in.Resumed && !v.ready} // later ones are new to everybody
 }
 
 func (v *view) ref(m *member) dialog.SinkRef {

@@ -24,11 +24,13 @@ type StoreProblem struct {
 // server deletes it within seconds, the next start within minutes.
 const expiredLong = 24 * time.Hour
 
-// CheckRow tells why a server could not restore a row: of a subscription or
-// publication; others are not looked at.
+// CheckRow tells why a server could not restore a row: of a subscription, here or
+// at another server, or of a publication; others are not looked at.
 func CheckRow(row any) error {
 	switch row := row.(type) {
 	case dialog.SubscriptionRow:
+		return row.Check(dialog.NewRegistry(packages()...))
+	case dialog.RemoteRow:
 		return row.Check(dialog.NewRegistry(packages()...))
 	case pa.PublicationRow:
 		return checkPublication(&row)
@@ -72,6 +74,20 @@ func CheckStore(ctx context.Context, st *sql.Store, now time.Time, report func(S
 		n.Subscriptions++
 		if err := errors.Join(r.Check(reg), expired(r.ExpiresMS)); err != nil {
 			report(StoreProblem{"subscription", r.ID, oneLine(err)})
+		}
+		return nil
+	})
+	if err != nil {
+		return n, err
+	}
+	err = st.Remotes(ctx, func(r dialog.RemoteRow) error {
+		n.Remotes++
+		ends := r.ExpiresMS
+		if ends == 0 { // nobody has answered yet
+			ends = r.CreatedMS
+		}
+		if err := errors.Join(r.Check(reg), expired(ends)); err != nil {
+			report(StoreProblem{"remote_subscription", r.ID, oneLine(err)})
 		}
 		return nil
 	})

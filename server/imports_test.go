@@ -32,12 +32,13 @@ var mayImport = map[string][]string{
 	"sql":               {"dialog", "pa", "sip/auth"}, // the row types
 	"server":            {"pa/...", "rls/...", "b2b", "xcapclient", "sql", "dialog", "sip/..."},
 	"server/takeover":   {"pa", "pa/pidf", "xcapclient", "sql", "dialog", "sip/..."},
-	"server/servertest": {"server", "sip/...", "pa/pidf", "rls/rlmi"},
+	"server/servertest": {"server", "dialog", "sip/...", "pa/pidf", "rls/rlmi"},
 	"cmd/rollcall":      {"server", "sip/...", "pa/pidf", "pa/winfo", "rls/rlmi", "sql"},
 	"e2e":               {"e2e/crash"},
-	"e2e/peer":          {},
-	"e2e/crash":         {"sip", "pa/winfo", "rls/rlmi"},
-	"e2e/load":          {"sip", "e2e/crash"},
+	"e2e/child":         {},
+	"e2e/peer":          {"e2e/child"},
+	"e2e/crash":         {"sip", "pa/winfo", "rls/rlmi", "e2e/child"},
+	"e2e/load":          {"sip", "e2e/child", "e2e/crash"},
 }
 
 // onlyIn names libraries that one of our packages hides from the others.

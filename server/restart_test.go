@@ -446,3 +446,39 @@ func TestPublishDuringStop(t *testing.T) {
 		}
 	})
 }
+
+// watchers are those in the newest watcher information of the deployment.
+func (d *deployment) watchers() int {
+	all := d.info.All()
+	return strings.Count(string(all[len(all)-1].Body()), `status="active"`)
+}
+
+// After a restart watcher information tells of a watcher that came with a later
+// member of a list, and after a crash of those that were found only after the
+// first document.
+func TestRestartWatchers(t *testing.T) {
+	for name, crash := range map[string]bool{"restart": false, "crash": true} {
+		t.Run(name, func(t *testing.T) {
+			deployed(t, nil, func(d *deployment) {
+				if crash {
+					for _, s := range d.all() {
+						s.Expect(servertest.Crash)
+					}
+					d.n.Crash(0)
+				} else {
+					d.n.Restart(0)
+				}
+				d.Settle(3 * time.Second)
+				if n := d.watchers(); n != 3 { // direct, on the list, on the list in it
+					t.Errorf("WI-08: %d watchers after the restart, want 3", n)
+				}
+				d.list.Expect(servertest.Restart)
+				d.n.Put("rls-services/global/index", servertest.Services(servertest.Service(team, bob, carol, inner, "sip:more@example.com"), servertest.Service(inner, bob), servertest.Service("sip:more@example.com", bob)))
+				d.Settle(3 * time.Second)
+				if n := d.watchers(); n != 4 {
+					t.Errorf("WI-08: %d watchers after another came, want 4", n)
+				}
+			})
+		})
+	}
+}

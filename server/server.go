@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -57,6 +58,8 @@ type Server struct {
 	sources  []xcapclient.Source // on top of the configured ones
 	remote   []*xcapclient.HTTPSource
 	xcapVia  http.RoundTripper // nil: as the machine does
+	commits  func(dialog.Store) dialog.Store
+	random   func(shard uint8) io.Reader
 	rt       *dialog.Runtime
 	addrs    []string
 	web      *http.Server
@@ -115,6 +118,17 @@ func WithSource(src xcapclient.Source) Option {
 // WithTransport carries the requests to XCAP servers.
 func WithTransport(via http.RoundTripper) Option {
 	return func(s *Server) { s.xcapVia = via }
+}
+
+// WithCommits has the runtime commit to what wrap makes of the store.
+func WithCommits(wrap func(dialog.Store) dialog.Store) Option {
+	return func(s *Server) { s.commits = wrap }
+}
+
+// WithRandom makes the names of dialogs repeat, for tests: each shard draws them
+// from a reader of its own.
+func WithRandom(source func(shard uint8) io.Reader) Option {
+	return func(s *Server) { s.random = source }
 }
 
 // New opens the store and prepares the parts. Its errors are the operator's to
@@ -233,14 +247,18 @@ func (s *Server) wire() {
 	if !ok {
 		pace = listInterval
 	}
+	var store dialog.Store = s.store
+	if s.commits != nil {
+		store = s.commits(store)
+	}
 	s.rt = dialog.New(dialog.Options{
-		Sender: s.network, Packages: dialog.NewRegistry(reg...), Store: s.store, Durability: s.set.durability,
+		Sender: s.network, Packages: dialog.NewRegistry(reg...), Store: store, Durability: s.set.durability,
 		Log:        s.log.With("component", "dialog"),
 		Stats:      s.guard.Stats,
 		Components: []func(uint8) dialog.Component{s.agent.Shard, s.lists.Shard, s.gateway.Shard},
 		Route:      s.route, Key: s.key, Identify: s.identify,
 		FlowTo:  s.network.FlowTo,
-		Resolve: s.resolve, Unreachable: s.unreachable, StreamFlow: s.streamFlow(), Unsent: s.unsent(),
+		Resolve: s.resolve, Unreachable: s.unreachable, StreamFlow: s.streamFlow(), Unsent: s.unsent(), Random: s.random,
 		Login: s.logins(), ListPace: pace, ExpiresJitter: s.cfg.ExpiresJitter,
 	})
 	s.guard.Busy = s.rt.Admit
@@ -495,3 +513,7 @@ func (s *Server) abort() {
 		s.store.Close()
 	})
 }
+
+// Tables is how many entries each table of the running server holds; all are 0
+// when nothing is subscribed, published or under way.
+func (s *Server) Tables() map[string]int { return s.rt.Tables() }

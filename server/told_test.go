@@ -162,7 +162,7 @@ func TestChangedWhileDown(t *testing.T) {
 			change: func(t *testing.T, st *sql.Store) {
 				put(t, st, "rls-services/global/index", servertest.Services(servertest.Service(inner, bob)))
 			},
-			want: told{last: "noresource", info: "active"},
+			want: told{last: "deactivated", info: "active"},
 		},
 		{
 			name: "a user became a list",

@@ -3,8 +3,10 @@ package sip
 import (
 	"container/heap"
 	"errors"
+	"hash/fnv"
 	"math/rand/v2"
 	"net/netip"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -13,17 +15,21 @@ import (
 type Fault struct {
 	Loss, Duplicate, Reorder float64
 	Delay                    time.Duration // of every datagram
+	Spread                   time.Duration // every datagram is late by up to this, besides
 	Jitter                   time.Duration // a reordered datagram is late by up to this
 }
 
 // MemNet is an in-memory datagram network for tests. Inside a
 // testing/synctest bubble its delays are virtual. Faults are drawn from a
-// seeded source.
+// seed and from what a datagram is: between whom, of which dialog and CSeq, the
+// how manieth. So they do not depend on what others sent meanwhile.
 type MemNet struct {
 	mu    sync.Mutex
-	rng   *rand.Rand
+	seed  uint64
+	kinds map[uint64]uint64 // datagrams so far, by what they are
 	fault Fault
 	hosts map[netip.AddrPort]Receiver
+	away  map[netip.AddrPort]bool // cut off
 	queue memQueue
 	seq   uint64
 	wake  chan struct{}
@@ -68,8 +74,8 @@ func (q *memQueue) Pop() any {
 // NewMemNet starts a network. Close ends it.
 func NewMemNet(seed uint64, fault Fault) *MemNet {
 	n := &MemNet{
-		rng: rand.New(rand.NewPCG(seed, seed)), fault: fault,
-		hosts: make(map[netip.AddrPort]Receiver), wake: make(chan struct{}, 1), done: make(chan struct{}),
+		seed: seed, kinds: make(map[uint64]uint64), fault: fault,
+		hosts: make(map[netip.AddrPort]Receiver), away: make(map[netip.AddrPort]bool), wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	n.over.Go(n.run)
 	return n
@@ -86,6 +92,43 @@ func (n *MemNet) SetFault(f Fault) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.fault = f
+}
+
+// Isolate cuts an address off, or connects it again. What is under way to it is
+// lost too.
+func (n *MemNet) Isolate(addr netip.AddrPort, cut bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if cut {
+		n.away[addr] = true
+	} else {
+		delete(n.away, addr)
+	}
+}
+
+// quietSource serves where there is nothing to draw.
+var quietSource = rand.New(zeroSource{})
+
+type zeroSource struct{}
+
+func (zeroSource) Uint64() uint64 { return 0 }
+
+// draw is the source of a datagram's faults.
+func (n *MemNet) draw(from, to netip.AddrPort, b []byte) *rand.Rand {
+	h := fnv.New64a()
+	h.Write(from.AppendTo(nil))
+	h.Write(to.AppendTo([]byte{' '}))
+	m := NewMessage()
+	if m.Parse(append([]byte(nil), b...), false) == nil {
+		for _, part := range [][]byte{strconv.AppendInt(nil, int64(m.Status()), 10), m.CallID(), m.Header(HdrCSeq)} {
+			h.Write(part)
+			h.Write([]byte{' '})
+		}
+	}
+	m.Release()
+	kind := h.Sum64()
+	n.kinds[kind]++
+	return rand.New(rand.NewPCG(n.seed^kind, n.kinds[kind]))
 }
 
 // Tap calls fn for every datagram that is delivered. fn must not keep b.
@@ -127,18 +170,25 @@ func (h *MemHost) Send(f Flow, b []byte, _ uint64) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.sent++
-	if n.rng.Float64() < n.fault.Loss {
+	rng := quietSource
+	if n.fault != (Fault{Delay: n.fault.Delay}) {
+		rng = n.draw(h.addr, f.Remote, b)
+	}
+	if rng.Float64() < n.fault.Loss || n.away[h.addr] {
 		n.lost++
 		return nil
 	}
 	copies := 1
-	if n.rng.Float64() < n.fault.Duplicate {
+	if rng.Float64() < n.fault.Duplicate {
 		copies = 2
 	}
 	for range copies {
 		at := time.Now().Add(n.fault.Delay)
-		if n.fault.Jitter > 0 && n.rng.Float64() < n.fault.Reorder {
-			at = at.Add(time.Duration(n.rng.Int64N(int64(n.fault.Jitter))))
+		if n.fault.Spread > 0 {
+			at = at.Add(time.Duration(rng.Int64N(int64(n.fault.Spread))))
+		}
+		if n.fault.Jitter > 0 && rng.Float64() < n.fault.Reorder {
+			at = at.Add(time.Duration(rng.Int64N(int64(n.fault.Jitter))))
 		}
 		n.seq++
 		heap.Push(&n.queue, memPacket{at: at, seq: n.seq, from: h.addr, to: f.Remote, b: append([]byte(nil), b...)})
@@ -168,6 +218,11 @@ func (n *MemNet) run() {
 			}
 			p := heap.Pop(&n.queue).(memPacket)
 			recv, tap := n.hosts[p.to], n.tap
+			if n.away[p.to] {
+				n.lost++
+				n.mu.Unlock()
+				continue
+			}
 			n.delivered++
 			n.mu.Unlock()
 			if tap != nil {

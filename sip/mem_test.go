@@ -47,6 +47,75 @@ func TestMemNet(t *testing.T) {
 			t.Errorf("%v, want %v", got, want)
 		}
 	})
+	t.Run("spread: nothing at the same distance", func(t *testing.T) {
+		got := memRun(t, 1, Fault{Delay: time.Millisecond, Spread: time.Millisecond}, 20)
+		late := make(map[string]bool)
+		for i, g := range got {
+			var seq int
+			_, at, _ := strings.Cut(g, "@")
+			fmt.Sscan(g, &seq)
+			d, err := time.ParseDuration(at)
+			if d -= time.Duration(seq) * 10 * time.Millisecond; err != nil || seq != i || d < time.Millisecond || d >= 2*time.Millisecond {
+				t.Errorf("%s: late by %v, %v", g, d, err)
+			}
+			late[d.String()] = true
+		}
+		if len(late) != 20 {
+			t.Errorf("%d different delays of 20", len(late))
+		}
+	})
+	t.Run("faults of one message do not depend on others", func(t *testing.T) {
+		fault := Fault{Loss: 0.5, Spread: time.Second}
+		all := memRun(t, 3, fault, 200)
+		synctest.Test(t, func(t *testing.T) {
+			net := NewMemNet(3, fault)
+			defer net.Close()
+			start := time.Now()
+			net.Host(ourAddr, func(m *Message) {
+				if got := fmt.Sprintf("%d@%v", m.CSeq(), m.At.Sub(start)); !slices.Contains(all, got) {
+					t.Errorf("%s is not what it was among others", got)
+				}
+			})
+			host := net.Host(peerAddr, nil)
+			for i := 0; i < 200; i++ {
+				if i%2 == 0 {
+					host.Send(Flow{Remote: ourAddr}, []byte(request(map[string]string{"CSeq": fmt.Sprint(i, " SUBSCRIBE")})), 0)
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			time.Sleep(time.Minute)
+		})
+	})
+	t.Run("isolated: neither to nor from, nor what is under way", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			net := NewMemNet(1, Fault{Delay: time.Second})
+			defer net.Close()
+			n := 0
+			recv := func(*Message) { n++ }
+			net.Host(ourAddr, recv)
+			net.Host(peerAddr, recv)
+			send := func() {
+				for _, h := range []struct{ from, to netip.AddrPort }{{peerAddr, ourAddr}, {ourAddr, peerAddr}} {
+					(&MemHost{net: net, addr: h.from}).Send(Flow{Remote: h.to}, []byte(request(nil)), 0)
+				}
+			}
+			send()
+			net.Isolate(peerAddr, true)
+			send()
+			time.Sleep(2 * time.Second)
+			synctest.Wait()
+			if n != 1 { // what had left
+				t.Errorf("%d messages arrived, want 1", n)
+			}
+			net.Isolate(peerAddr, false)
+			send()
+			time.Sleep(2 * time.Second)
+			synctest.Wait()
+			if n != 3 {
+				t.Errorf("%d messages arrived, want 3", n)
+			}
+		})
+	})
 	t.Run("no faults: in order also within an instant", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			net := NewMemNet(1, Fault{Delay: time.Second})

@@ -181,7 +181,7 @@ func (s *Store) MigrateTo(ctx context.Context, version int64) error {
 		current, err := s.current(ctx)
 		if err == nil && version < current {
 			_, err = p.DownTo(ctx, version)
-		} else if err == nil {
+		} else if err == nil && version > current { // goose refuses 0
 			_, err = p.UpTo(ctx, version)
 		}
 		return err

@@ -26,9 +26,9 @@ import (
 // An export is lines of JSON: a Header, an object with one key for each row, whose name is the row's table, and at last the
 // number of rows of each table, by which one that was cut off is known:
 //
-//	{"rollcall_store":1,"schema":3,"engine":"sqlite","exported":"2026-01-02T03:04:05Z"}
+//	{"rollcall_store":1,"schema":5,"engine":"sqlite","exported":"2026-01-02T03:04:05Z"}
 //	{"subscription":{"id":"...","shard":7,...}}
-//	{"end":{"subscription":1,"publication":0,"document":0,"meta":0,"subscriber":0}}
+//	{"end":{"subscription":1,"remote_subscription":0,"publication":0,"document":0,"meta":0,"subscriber":0}}
 //
 // A string or body that is not UTF-8 is {"base64":"..."}. Times are Unix milliseconds, as in the tables. Users have hashes
 // only: one whose password another program keeps in plain text is exported with hashes of it.
@@ -53,6 +53,7 @@ type Header struct {
 // Counts are rows by table.
 type Counts struct {
 	Subscriptions int64 `json:"subscription"`
+	Remotes       int64 `json:"remote_subscription"`
 	Publications  int64 `json:"publication"`
 	Documents     int64 `json:"document"`
 	Meta          int64 `json:"meta"`
@@ -106,6 +107,9 @@ func (s *Store) Export(ctx context.Context, to io.Writer) (Counts, error) {
 	w.Write(append(head, '\n'))
 	err = s.snapshot(ctx, func(q sqlx.QueryerContext) error {
 		err := loadFrom(ctx, s, q, subscriptions, writeRows(w, subscriptions, &n.Subscriptions))
+		if err == nil {
+			err = loadFrom(ctx, s, q, remotes, writeRows(w, remotes, &n.Remotes))
+		}
 		if err == nil {
 			err = loadFrom(ctx, s, q, publications, writeRows(w, publications, &n.Publications))
 		}
@@ -217,7 +221,7 @@ type ImportOptions struct {
 	Check bool // read and check all, write nothing
 	// Bad is told of each line that is left out; nil ends the import at the first one.
 	Bad func(*BadLine)
-	// Row may refuse a dialog.SubscriptionRow or pa.PublicationRow; nil takes all.
+	// Row may refuse a dialog.SubscriptionRow, dialog.RemoteRow or pa.PublicationRow; nil takes all.
 	Row func(row any) error
 }
 
@@ -240,11 +244,12 @@ type importer struct {
 	read Counts
 	bad  int64
 
-	subs  []dialog.SubscriptionRow
-	pubs  []pa.PublicationRow
-	docs  []Document
-	meta  []metaRow
-	users []Subscriber
+	subs    []dialog.SubscriptionRow
+	remotes []dialog.RemoteRow
+	pubs    []pa.PublicationRow
+	docs    []Document
+	meta    []metaRow
+	users   []Subscriber
 }
 
 func (in *importer) run(ctx context.Context, from io.Reader) error {
@@ -297,7 +302,7 @@ func (in *importer) run(ctx context.Context, from io.Reader) error {
 			in.bad++
 			in.opt.Bad(bad)
 		}
-		if len(in.subs)+len(in.pubs)+len(in.docs)+len(in.meta)+len(in.users) >= importRows {
+		if len(in.subs)+len(in.remotes)+len(in.pubs)+len(in.docs)+len(in.meta)+len(in.users) >= importRows {
 			if err := in.flush(ctx); err != nil {
 				return fmt.Errorf("up to line %d: %w", at, err)
 			}
@@ -324,7 +329,7 @@ func cmpErr(err, other error) error {
 
 // empty is ErrNotEmpty when there are rows; values about the database do not count.
 func (in *importer) empty(ctx context.Context) error {
-	for _, name := range []string{"subscription", "publication", "document", "subscriber"} {
+	for _, name := range []string{"subscription", "remote_subscription", "publication", "document", "subscriber"} {
 		var n int
 		if err := in.s.r.GetContext(ctx, &n, `SELECT count(*) FROM (SELECT 1 FROM `+name+` LIMIT 1) AS x`); err != nil {
 			return err
@@ -349,6 +354,8 @@ func (in *importer) line(b []byte) (end bool, err error) {
 		switch name {
 		case "subscription":
 			err = take(in, subscriptions, v, &in.subs, &in.read.Subscriptions)
+		case "remote_subscription":
+			err = take(in, remotes, v, &in.remotes, &in.read.Remotes)
 		case "publication":
 			err = take(in, publications, v, &in.pubs, &in.read.Publications)
 		case "document":
@@ -460,9 +467,12 @@ func decodeText(v json.RawMessage) ([]byte, error) {
 func (in *importer) flush(ctx context.Context) error {
 	s := in.s
 	if !in.opt.Check {
-		batch := make([]dialog.Write, 0, len(in.subs)+len(in.pubs))
+		batch := make([]dialog.Write, 0, len(in.subs)+len(in.remotes)+len(in.pubs))
 		for _, r := range in.subs {
 			batch = append(batch, dialog.PutSubscription{Row: r})
+		}
+		for _, r := range in.remotes {
+			batch = append(batch, dialog.PutRemote{Row: r})
 		}
 		for _, r := range in.pubs {
 			batch = append(batch, pa.PutPublication{Row: r})
@@ -483,11 +493,12 @@ func (in *importer) flush(ctx context.Context) error {
 		}
 	}
 	in.n.Subscriptions += int64(len(in.subs))
+	in.n.Remotes += int64(len(in.remotes))
 	in.n.Publications += int64(len(in.pubs))
 	in.n.Documents += int64(len(in.docs))
 	in.n.Meta += int64(len(in.meta))
 	in.n.Subscribers += int64(len(in.users))
-	in.subs, in.pubs, in.docs, in.meta, in.users = in.subs[:0], in.pubs[:0], in.docs[:0], in.meta[:0], in.users[:0]
+	in.subs, in.remotes, in.pubs, in.docs, in.meta, in.users = in.subs[:0], in.remotes[:0], in.pubs[:0], in.docs[:0], in.meta[:0], in.users[:0]
 	return nil
 }
 

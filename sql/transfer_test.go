@@ -6,8 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"reflect"
-	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -31,10 +31,12 @@ func filled(t *testing.T, s *Store) Counts {
 		r, p := subRow(i), pubRow(i)
 		r.UserAgent, r.CallID, r.Encoding = v, v, "gzip"
 		p.ETag, p.Body = "e"+v, []byte(v)
-		batch = append(batch, dialog.PutSubscription{Row: r}, pa.PutPublication{Row: p})
+		f := remoteRow(i)
+		f.RemoteTag, f.RouteSet, f.Body, f.State = v, v, []byte(v), dialog.SubState(i%4)
+		batch = append(batch, dialog.PutSubscription{Row: r}, pa.PutPublication{Row: p}, dialog.PutRemote{Row: f})
 		if i > 0 {
-			r.ID = v
-			batch = append(batch, dialog.PutSubscription{Row: r})
+			r.ID, f.ID = v, v
+			batch = append(batch, dialog.PutSubscription{Row: r}, dialog.PutRemote{Row: f})
 		}
 	}
 	big := pubRow(100)
@@ -42,6 +44,9 @@ func filled(t *testing.T, s *Store) Counts {
 	batch = append(batch, pa.PutPublication{Row: big})
 	for i := 1000; i < 3500; i++ { // more than one piece
 		batch = append(batch, dialog.PutSubscription{Row: subRow(i)})
+	}
+	for i := 1000; i < 2500; i++ {
+		batch = append(batch, dialog.PutRemote{Row: remoteRow(i)})
 	}
 	commit(t, s, batch...)
 	for i, v := range odd[1:] {
@@ -59,7 +64,7 @@ func filled(t *testing.T, s *Store) Counts {
 		}
 	}
 	n := int64(len(odd))
-	return Counts{2*n - 1 + 2500, n + 1, n - 1, n - 1, 3}
+	return Counts{Subscriptions: 2*n - 1 + 2500, Remotes: 2*n - 1 + 1500, Publications: n + 1, Documents: n - 1, Meta: n - 1, Subscribers: 3}
 }
 
 // export gives the lines of a store, but for the header, in an order of their own.
@@ -77,7 +82,7 @@ func export(t *testing.T, s *Store) (text string, rows []string) {
 func TestTransfer(t *testing.T) {
 	a := open(t, "sqlite:"+t.TempDir()+"/a.db", Options{})
 	want := filled(t, a)
-	subs := loadSubs(t, a)
+	subs, remotes := loadSubs(t, a), loadRemotes(t, a)
 	text, rows := export(t, a)
 	for i, dsn := range []string{postgresDatabase(t), "sqlite:" + t.TempDir() + "/c.db"} {
 		s := open(t, dsn, Options{})
@@ -85,7 +90,7 @@ func TestTransfer(t *testing.T) {
 		if err != nil || n != want {
 			t.Fatalf("store %d: %+v, %v; want %+v", i, n, err, want)
 		}
-		if !reflect.DeepEqual(loadSubs(t, s), subs) {
+		if !reflect.DeepEqual(loadSubs(t, s), subs) || !reflect.DeepEqual(loadRemotes(t, s), remotes) {
 			t.Errorf("store %d: other rows", i)
 		}
 		var now []string
@@ -111,11 +116,14 @@ func TestImportBad(t *testing.T) {
 	src := open(t, "sqlite:"+t.TempDir()+"/a.db", Options{})
 	commit(t, src, puts(0, 3)...)
 	commit(t, src, pa.PutPublication{Row: pubRow(1)})
+	st, err := src.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	text, _ := export(t, src)
 	lines := strings.SplitAfter(text, "\n") // header, 3, 1, end, ""
 	join := func(l ...string) string { return strings.Join(l, "") }
 	whole := join(lines[1:5]...)
-	schema := regexp.MustCompile(`"schema":\d+`).FindString(text)
 	for _, c := range []struct {
 		name, text string
 		err        string // "": none
@@ -125,7 +133,7 @@ func TestImportBad(t *testing.T) {
 		{"nothing", "", "nothing to read", nil, Counts{}},
 		{"no header", join(lines[1:]...), "line 1 is not the header", nil, Counts{}},
 		{"other format", strings.Replace(text, `"rollcall_store":1`, `"rollcall_store":2`, 1), "format 2, this program knows 1", nil, Counts{}},
-		{"newer schema", strings.Replace(text, schema, `"schema":99`, 1), "version 99", nil, Counts{}},
+		{"newer schema", strings.Replace(text, fmt.Sprintf(`"schema":%d`, st.Target), fmt.Sprintf(`"schema":%d`, st.Target+1), 1), fmt.Sprint("version ", st.Target+1), nil, Counts{}},
 		{"cut off", lines[0] + whole, "cut off", nil, Counts{Subscriptions: 3, Publications: 1}},
 		{"cut off in a line", text[:len(text)-10], "cut off", []string{"line 6: "}, Counts{Subscriptions: 3, Publications: 1}},
 		{"a line is lost", join(lines[0], lines[1], lines[3], lines[4], lines[5]), "has lost lines", nil, Counts{}},
@@ -184,11 +192,22 @@ func TestImportBad(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	})
-	t.Run("an export of an older schema", func(t *testing.T) {
+	t.Run("into a store of remote subscriptions alone", func(t *testing.T) {
 		s := open(t, "sqlite:"+t.TempDir()+"/b.db", Options{})
-		old := strings.ReplaceAll(strings.Replace(text, schema, `"schema":2`, 1), `"encoding":"",`, "")
-		if n, err := s.Import(t.Context(), strings.NewReader(old), ImportOptions{}); err != nil || n.Subscriptions != 3 || !reflect.DeepEqual(loadSubs(t, s), loadSubs(t, src)) {
+		mine := remoteRow(7)
+		commit(t, s, dialog.PutRemote{Row: mine})
+		if _, err := s.Import(t.Context(), strings.NewReader(text), ImportOptions{}); !errors.Is(err, ErrNotEmpty) || !strings.Contains(err.Error(), "remote_subscription") {
+			t.Errorf("%v", err)
+		}
+		other, _ := export(t, s)
+		commit(t, s, dialog.PutRemote{Row: remoteRow(8)})
+		mine.CSeqCeiling++
+		commit(t, s, dialog.PutRemote{Row: mine})
+		if n, err := s.Import(t.Context(), strings.NewReader(other), ImportOptions{Merge: true}); err != nil || n != (Counts{Remotes: 1}) {
 			t.Errorf("%+v, %v", n, err)
+		}
+		if got := loadRemotes(t, s); len(got) != 2 || got[mine.ID].CSeqCeiling != mine.CSeqCeiling-1 {
+			t.Errorf("merged: %+v", got)
 		}
 	})
 	m := open(t, "memory", Options{})
@@ -198,6 +217,44 @@ func TestImportBad(t *testing.T) {
 	if _, err := m.Export(t.Context(), io.Discard); err == nil {
 		t.Error("exported memory")
 	}
+}
+
+// What the program of schema version 3 wrote can be read for good.
+func TestImportOld(t *testing.T) {
+	text, err := os.ReadFile("testdata/schema3.jsonl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	engines(t, func(t *testing.T, dsn string) {
+		s := open(t, dsn, Options{})
+		n, err := s.Import(t.Context(), bytes.NewReader(text), ImportOptions{})
+		if want := (Counts{Subscriptions: 2, Publications: 1, Documents: 1, Meta: 1, Subscribers: 1}); err != nil || n != want {
+			t.Fatalf("%+v, %v", n, err)
+		}
+		a, b := subRow(1), subRow(2)
+		a.Encoding, b.CallID, a.LocalTag, b.LocalTag = "gzip", "caf\xe9", "", ""
+		a.Told, b.Told = 0, 0
+		if got, want := loadSubs(t, s), (map[string]dialog.SubscriptionRow{a.ID: a, b.ID: b}); !reflect.DeepEqual(got, want) {
+			t.Errorf("got  %+v\nwant %+v", got, want)
+		}
+		if got := loadPubs(t, s); len(got) != 1 || !reflect.DeepEqual(got["sip:user1@example.com|presence|p1"], pubRow(1)) {
+			t.Errorf("%+v", got)
+		}
+		if m, err := s.Meta(t.Context(), "k"); err != nil || m != "v" {
+			t.Errorf("%q, %v", m, err)
+		}
+		if got, err := s.Subscriber(t.Context(), "alice", "example.com"); err != nil || got != derived("alice", "example.com", "secret").Secrets {
+			t.Errorf("%v, %v", got, err)
+		}
+		// A column may be missing in what is older only.
+		st, err := s.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Import(t.Context(), strings.NewReader(strings.Replace(string(text), `"schema":3`, fmt.Sprintf(`"schema":%d`, st.Target), 1)), ImportOptions{Merge: true}); err == nil || !strings.Contains(err.Error(), "local_tag is missing") {
+			t.Errorf("%v", err)
+		}
+	})
 }
 
 // A password that another program keeps in plain text leaves as hashes.

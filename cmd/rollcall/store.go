@@ -190,7 +190,7 @@ func storeCheck(c *cli.Context) error {
 }
 
 func counts(n sql.Counts) string {
-	s := fmt.Sprintf("%s, %s, %s, %s", plural(int(n.Subscriptions), "subscription"), plural(int(n.Publications), "publication"),
+	s := fmt.Sprintf("%s, %s, %s, %s, %s", plural(int(n.Subscriptions), "subscription"), plural(int(n.Remotes), "remote subscription"), plural(int(n.Publications), "publication"),
 		plural(int(n.Documents), "document"), plural(int(n.Subscribers), "user"))
 	if n.Meta > 0 {
 		s += ", " + plural(int(n.Meta), "other value")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,8 +13,8 @@ import (
 	"rollcall/sql"
 )
 
-// good are rows as a server writes them.
-func good(t *testing.T, dsn string) {
+// good puts rows into a store as a server writes them, and gives the schema's version.
+func good(t *testing.T, dsn string) int64 {
 	t.Helper()
 	const alice = "sip:alice@example.com"
 	st, err := sql.Open(t.Context(), dsn, sql.Options{})
@@ -30,8 +31,22 @@ func good(t *testing.T, dsn string) {
 		Resource: alice, Event: "presence", ID: "p1", ETag: "e1", ContentType: "application/pidf+xml", ExpiresMS: 4102444800000,
 		Body: []byte(`<presence xmlns="urn:ietf:params:xml:ns:pidf" entity="sip:alice@example.com"><tuple id="x"><status><basic>open</basic></status></tuple></presence>`),
 	}
-	if err := st.Commit(t.Context(), []dialog.Write{dialog.PutSubscription{Row: row}, pa.PutPublication{Row: pub}}); err != nil {
+	if err := st.Commit(t.Context(), []dialog.Write{dialog.PutSubscription{Row: row}, dialog.PutRemote{Row: goodRemote(1)}, pa.PutPublication{Row: pub}}); err != nil {
 		t.Fatal(err)
+	}
+	s, err := st.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.Target
+}
+
+// goodRemote is a subscription at another server of which nothing was heard yet.
+func goodRemote(n byte) dialog.RemoteRow {
+	const carol, bob = "sip:carol@example.org", "sip:bob@example.com"
+	return dialog.RemoteRow{
+		ID: hexByte(dialog.ShardOf(carol)) + "0000000000" + hexByte(n), Shard: dialog.ShardOf(carol), Event: "presence", Resource: carol, Watcher: bob, CallID: "r@x",
+		LocalURI: bob, RemoteTarget: carol, Accept: "application/pidf+xml", CSeqCeiling: 256, WantMS: 3600000, CreatedMS: 4102444800000,
 	}
 }
 
@@ -44,19 +59,20 @@ func TestStoreCommands(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
 	a, b := "sqlite:"+at("a.db"), "sqlite:"+at("b.db")
-	good(t, a)
+	target := good(t, a)
 	config := at("c.yaml")
 	if err := os.WriteFile(config, []byte("store: "+a+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	export := at("a.jsonl")
-	const rows = "1 subscription, 1 publication, 0 documents, 0 users"
+	const rows, kept = "1 subscription, 1 remote subscription, 1 publication, 0 documents, 0 users", "1 subscription, 0 remote subscriptions, 1 publication, 0 documents, 0 users"
+	version := func(now, was int64) string { return fmt.Sprintf("schema version %d, was %d\n", now, was) }
 	for _, tt := range []struct {
 		name, args string
 		code       int
 		out, errw  string // contained
 	}{
-		{"status", "status --store " + a, 0, "schema version 3, this program's is 3", ""},
+		{"status", "status --store " + a, 0, fmt.Sprintf("schema version %d, this program's is %[1]d\n", target), ""},
 		{"status by configuration", "status --json --config " + config, 0, `"engine":"sqlite"`, ""},
 		{"no such file", "status --store sqlite:" + at("none.db"), 3, "", "no such file"},
 		{"no such server", "status --store postgres://u:hush@127.0.0.1:1/x?sslmode=disable", 4, "", "refused"},
@@ -76,14 +92,14 @@ func TestStoreCommands(t *testing.T) {
 		{"import nothing", "import --merge --store " + b + " " + at("none.jsonl"), 3, "", "no such file"},
 		{"check of the import", "check --json --store " + b, 0, "", ""},
 		{"down without saying so", "migrate --to 2 --store " + b, 2, "", "say --down"},
-		{"down one", "migrate --down --store " + b, 0, "schema version 2, was 3", ""},
+		{"down one", "migrate --down --store " + b, 0, version(target-1, target), ""},
 		{"check of an old schema", "check --store " + b, 1, "", "migrate first"},
-		{"down to", "migrate --down --to 1 --store " + b, 0, "schema version 1, was 2", ""},
+		{"down to", "migrate --down --to 1 --store " + b, 0, version(1, target-1), ""},
 		{"status of an old schema", "status --store " + b, 0, "pending", ""},
-		{"up to", "migrate --to 2 --store " + b, 0, "schema version 2, was 1", ""},
-		{"up", "migrate --store " + b, 0, "schema version 3, was 2", ""},
+		{"up to", "migrate --to 2 --store " + b, 0, version(2, 1), ""},
+		{"up", "migrate --store " + b, 0, version(target, 2), ""},
 		{"nowhere", "migrate --to 99 --store " + b, 2, "", "there is no version 99"},
-		{"rows are there", "check --store " + b, 0, rows, ""},
+		{"rows are there", "check --store " + b, 0, kept, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			code, out, errw := execute(t, append([]string{"store"}, strings.Fields(tt.args)...)...)
@@ -101,7 +117,7 @@ func TestStoreCommands(t *testing.T) {
 	}
 	broken := strings.Replace(string(lines), `"event":"presence"`, `"event":"conference"`, 1)
 	code, out, errw := input(t, broken, "store", "import", "--store", "sqlite:"+at("d.db"))
-	if code != 1 || !strings.Contains(errw, `line 2: subscription: unknown event package "conference"`) || !strings.Contains(errw, "1 line left out") || !strings.Contains(out, "imported 0 subscriptions, 1 publication") {
+	if code != 1 || !strings.Contains(errw, `line 2: subscription: unknown event package "conference"`) || !strings.Contains(errw, "1 line left out") || !strings.Contains(out, "imported 0 subscriptions, 1 remote subscription, 1 publication") {
 		t.Errorf("exit code %d\n%s\n%s", code, out, errw)
 	}
 }
@@ -131,6 +147,17 @@ func TestStoreCheck(t *testing.T) {
 	sub(func(r *dialog.SubscriptionRow) { r.Event = "dialog" })
 	sub(func(r *dialog.SubscriptionRow) { r.CallID = "" })
 	sub(func(r *dialog.SubscriptionRow) { r.ExpiresMS = 1 })
+	remote := func(change func(*dialog.RemoteRow)) {
+		r := goodRemote(byte(len(batch)))
+		change(&r)
+		batch = append(batch, dialog.PutRemote{Row: r})
+	}
+	remote(func(r *dialog.RemoteRow) { r.ID = "bad id" })
+	remote(func(r *dialog.RemoteRow) { r.Event = "other" })
+	remote(func(r *dialog.RemoteRow) { r.Body, r.ContentType = make([]byte, 1<<20+1), "text/plain" })
+	remote(func(r *dialog.RemoteRow) { r.CreatedMS = 1 })                                               // and nobody has answered
+	remote(func(r *dialog.RemoteRow) { r.RemoteTag, r.ExpiresMS, r.CreatedMS = "t", 1+36e5, 1 })        // over
+	remote(func(r *dialog.RemoteRow) { r.RemoteTag, r.ExpiresMS, r.CreatedMS = "t", 4102444800000, 1 }) // refreshed for long: no problem
 	pub := func(change func(*pa.PublicationRow)) {
 		r := pa.PublicationRow{Resource: "sip:alice@example.com", Event: "presence", ID: "x" + string(rune('0'+len(batch))), ETag: "e", ExpiresMS: 4102444800000,
 			Body: []byte(`<presence xmlns="urn:ietf:params:xml:ns:pidf" entity="x"/>`)}
@@ -160,13 +187,13 @@ func TestStoreCheck(t *testing.T) {
 	all := strings.Join(found, "\n")
 	for _, want := range []string{
 		"no tag of ours", "the id is of shard", "no resource", "the resource belongs to shard", `unknown event package "dialog"`, "the dialog is not complete",
-		"expired", "no presence document", `"presence.winfo" cannot be published`, "entity tag is empty", "empty",
+		"expired", `unknown event package "other"`, "1048577 bytes", "no presence document", `"presence.winfo" cannot be published`, "entity tag is empty", "empty",
 	} {
 		if !strings.Contains(all, want) {
 			t.Errorf("%q not found in\n%s", want, all)
 		}
 	}
-	if code != 1 || len(found) != 12 || !strings.Contains(errw, "12 problems found") {
+	if code != 1 || len(found) != 17 || !strings.Contains(errw, "17 problems found") {
 		t.Errorf("exit code %d, %d problems, %s", code, len(found), errw)
 	}
 }

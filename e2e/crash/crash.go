@@ -9,9 +9,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
+
+	"rollcall/e2e/child"
 )
 
 // Options of a run.
@@ -133,8 +134,6 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
-	runtime.LockOSThread() // see dieWithParent
-	defer runtime.UnlockOSThread()
 	r := &run{o: o, l: &ledger{began: time.Now()}, rep: &Report{Seed: o.Seed, Store: o.Store, Durability: o.Durability, Kills: map[string]int{}}}
 	if r.o.Store == "" {
 		r.o.Store, r.rep.Store = "sqlite:"+filepath.Join(o.Dir, "crash.db"), "sqlite"
@@ -201,11 +200,11 @@ type run struct {
 }
 
 func (r *run) prepare() error {
-	port, err := freePort()
+	port, err := child.FreePort()
 	if err != nil {
 		return err
 	}
-	http, err := freePort()
+	http, err := child.FreePort()
 	if err != nil {
 		return err
 	}

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -15,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"rollcall/e2e/child"
 )
 
 // process is one life of the server.
@@ -39,9 +39,8 @@ func launch(binary, logPath string, args []string) (*process, error) {
 	}
 	cmd := exec.Command(binary, args...)
 	cmd.Stdout, cmd.Stderr = w, log
-	cmd.SysProcAttr = dieWithParent(&syscall.SysProcAttr{Setpgid: true}, syscall.SIGKILL)
 	p := &process{cmd: cmd, ready: make(chan struct{}), done: make(chan struct{}), began: time.Now()}
-	err = cmd.Start()
+	err = child.Start(cmd, syscall.SIGKILL)
 	w.Close()
 	if err != nil {
 		r.Close()
@@ -128,25 +127,4 @@ func metrics(addr string) (map[string]float64, error) {
 		}
 	}
 	return all, nil
-}
-
-// freePort is free for UDP and TCP, and below the ports that the kernel gives
-// to connections.
-func freePort() (int, error) {
-	for range 200 {
-		port := 20000 + rand.IntN(12000)
-		addr := fmt.Sprintf("127.0.0.1:%d", port)
-		tcp, err := net.Listen("tcp4", addr)
-		if err != nil {
-			continue
-		}
-		udp, err := net.ListenPacket("udp4", addr)
-		tcp.Close()
-		if err != nil {
-			continue
-		}
-		udp.Close()
-		return port, nil
-	}
-	return 0, errors.New("no free port between 20000 and 32000 on 127.0.0.1")
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"rollcall/e2e/child"
 	"rollcall/e2e/crash"
 )
 
@@ -62,12 +63,14 @@ func crashes(c *common, f *flag.FlagSet, args []string) (_ any, err error) {
 		}
 	}()
 	if o.Store == "postgres" {
-		dsn, stop, err := crash.StartPostgres()
+		db, err := child.NewPostgres()
 		if err != nil {
 			return nil, err
 		}
-		defer stop()
-		o.Store = dsn
+		defer db.Close()
+		if o.Store, err = db.Database(); err != nil {
+			return nil, err
+		}
 	}
 	if o.Binary == "" {
 		o.Binary = filepath.Join(o.Dir, "rollcall")

@@ -6,18 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"rollcall/e2e/child"
 )
 
 // Command describes a program to start.
@@ -77,7 +76,6 @@ func start(c Command) (*Process, error) {
 	if sig == 0 {
 		sig = syscall.SIGKILL
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: sig}
 	cmd.WaitDelay = time.Second
 	p := &Process{Name: filepath.Base(path), cmd: cmd, grace: c.Grace, quiet: c.Quiet, log: newLogBuffer(), done: make(chan struct{})}
 	cmd.Stderr = p.log
@@ -88,7 +86,7 @@ func start(c Command) (*Process, error) {
 	if p.Stdin, err = cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
-	if err := spawn(cmd); err != nil {
+	if err := child.Start(cmd, sig); err != nil {
 		return nil, fmt.Errorf("start %s: %w", path, err)
 	}
 	go func() {
@@ -116,27 +114,6 @@ func lookPath(name string) (string, error) {
 	return path, nil
 }
 
-// The death signal of a child fires when the thread that started it ends, so one thread that lives as long as the test binary
-// starts them all.
-var (
-	spawner  sync.Once
-	spawning = make(chan func())
-)
-
-func spawn(cmd *exec.Cmd) error {
-	spawner.Do(func() {
-		go func() {
-			runtime.LockOSThread()
-			for f := range spawning {
-				f()
-			}
-		}()
-	})
-	result := make(chan error, 1)
-	spawning <- func() { result <- cmd.Start() }
-	return <-result
-}
-
 // run runs a short command to its end and returns its standard output and error together.
 func run(timeout time.Duration, stdin []byte, name string, args ...string) ([]byte, error) {
 	path, err := lookPath(name)
@@ -147,12 +124,11 @@ func run(timeout time.Duration, stdin []byte, name string, args ...string) ([]by
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Stdin = bytes.NewReader(stdin)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := spawn(cmd); err != nil {
+	if err := child.Start(cmd, syscall.SIGKILL); err != nil {
 		return nil, fmt.Errorf("start %s: %w", path, err)
 	}
 	err = cmd.Wait()
@@ -334,43 +310,13 @@ func (l *logBuffer) wait(timeout time.Duration, cond func([]byte) bool) bool {
 	}
 }
 
-var (
-	portMu    sync.Mutex
-	portsUsed = map[int]bool{}
-)
-
 // FreePort returns a port of 127.0.0.1 that is free for UDP and TCP and that it has not returned before. It lies below the
 // kernel's ephemeral range, so that no connection made meanwhile takes it.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	port, err := freePort()
+	port, err := child.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return port
-}
-
-func freePort() (int, error) {
-	portMu.Lock()
-	defer portMu.Unlock()
-	for range 200 {
-		port := 20000 + rand.IntN(12000)
-		if portsUsed[port] {
-			continue
-		}
-		addr := fmt.Sprintf("127.0.0.1:%d", port)
-		tcp, err := net.Listen("tcp4", addr)
-		if err != nil {
-			continue
-		}
-		udp, err := net.ListenPacket("udp4", addr)
-		_ = tcp.Close()
-		if err != nil {
-			continue
-		}
-		_ = udp.Close()
-		portsUsed[port] = true
-		return port, nil
-	}
-	return 0, errors.New("no free port between 20000 and 32000 on 127.0.0.1")
 }

@@ -114,7 +114,12 @@ func (u *UA) exchange(to netip.AddrPort, branch string, req []byte) Msg {
 		case <-again.C:
 		case <-over.C:
 			again.Stop()
-			u.w.T.Errorf("no answer to\n%s", req)
+			if u.w.Ledger == nil {
+				u.w.T.Errorf("no answer to\n%s", req)
+			}
+			u.mu.Lock()
+			delete(u.waiting, branch)
+			u.mu.Unlock()
 			return Msg{&sip.Message{}}
 		}
 	}
@@ -213,6 +218,7 @@ type Sub struct {
 	read   int
 	wake   chan struct{}
 	seen   uint32 // CSeq
+	gen    int    // of the server that sent the newest NOTIFY, or that was there at first
 	over   bool   // terminated
 	isList int    // 1 list, -1 single
 }
@@ -223,12 +229,17 @@ type Notify struct {
 	State, Reason string
 	At            time.Time
 	RLMI          *rlmi.Notification // of a list
+
+	describe func([]byte) string
 }
 
 // Text is the presence document in short, "open: note".
-func (n *Notify) Text() string { return describe(n.Body()) }
+func (n *Notify) Text() string { return n.describe(n.Body()) }
 
-func describe(body []byte) string {
+func (w *World) describe(body []byte) string {
+	if w.Describe != nil {
+		return w.Describe(body)
+	}
 	if len(body) == 0 {
 		return ""
 	}
@@ -247,7 +258,7 @@ func (u *UA) Dialog(n *Node, uri string) *Sub {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	id := u.nextID()
-	s := &Sub{URI: uri, Event: "presence", Target: n.Addr, Headers: ListHeaders, u: u, wake: make(chan struct{}, 1), callID: "s" + id, tag: "w" + id}
+	s := &Sub{URI: uri, Event: "presence", Target: n.Addr, Headers: ListHeaders, u: u, wake: make(chan struct{}, 1), callID: "s" + id, tag: "w" + id, gen: n.Starts()}
 	u.subs[s.callID] = s
 	return s
 }
@@ -290,6 +301,9 @@ func (s *Sub) Subscribe(expires int) Msg {
 	m := s.u.exchange(s.Target, branch, b.Bytes())
 	s.u.mu.Lock()
 	defer s.u.mu.Unlock()
+	if m.Status() == 200 && s.u.w.Ledger != nil && s.peer != "" && s.peer != string(m.To().Tag()) {
+		return m // a fork; the NOTIFY that was first decides
+	}
 	if m.Status() == 200 {
 		s.learn(string(m.To().Tag()))
 		got, _, _ := m.Uint(sip.HdrExpires)
@@ -361,10 +375,75 @@ func (s *Sub) Last(reason string) *Notify {
 	}
 }
 
+// bear gives the status of a NOTIFY that a faulty network or a crash excuses, 0
+// for any other. It allows a gap before the first one after a restart.
+func (s *Sub) bear(m Msg) int {
+	l := s.u.w.Ledger
+	if l == nil {
+		return 0
+	}
+	gen := l.generation(string(m.Via().Branch))
+	switch {
+	case s.peer != "" && string(m.From().Tag()) != s.peer: // a SUBSCRIBE that two servers took (EV-21)
+		return 481
+	case s.seen != 0 && m.CSeq() <= s.seen && gen <= s.gen: // late; that none is used again the Ledger watches
+		return 500
+	case s.over && l.Revives && gen > s.gen:
+		return 481
+	case gen > s.gen:
+		s.gap = Crash
+	}
+	s.gen = max(s.gen, gen)
+	return 0
+}
+
+// Silence makes the phone answer no NOTIFY of a subscription any more.
+func (s *Sub) Silence() {
+	s.u.mu.Lock()
+	defer s.u.mu.Unlock()
+	s.Answer = func(*Notify) (int, string) { return 0, "" }
+}
+
+// Forget makes the phone know nothing of a subscription any more.
+func (s *Sub) Forget() {
+	s.u.mu.Lock()
+	defer s.u.mu.Unlock()
+	delete(s.u.subs, s.callID)
+}
+
+// Reboot makes the phone forget all subscriptions and transactions.
+func (u *UA) Reboot() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	clear(u.subs)
+	clear(u.served)
+}
+
+// Newest is the newest NOTIFY, nil before the first.
+func (s *Sub) Newest() *Notify {
+	s.u.mu.Lock()
+	defer s.u.mu.Unlock()
+	if len(s.all) == 0 {
+		return nil
+	}
+	return s.all[len(s.all)-1]
+}
+
+// Dialog names the subscription as the server's tables do: its Call-ID and the
+// server's tag, "" while there is none.
+func (s *Sub) Dialog() (callID, tag string) {
+	s.u.mu.Lock()
+	defer s.u.mu.Unlock()
+	return s.callID, s.peer
+}
+
 // notify takes a NOTIFY; the UA is locked.
 func (s *Sub) notify(m Msg) (int, string) {
 	t := s.u.w.T
-	n := &Notify{Msg: m, At: time.Now()}
+	if status := s.bear(m); status != 0 {
+		return status, ""
+	}
+	n := &Notify{Msg: m, At: time.Now(), describe: s.u.w.describe}
 	if name, id, _ := m.Event(); !s.sameEvent(string(name), string(id)) {
 		t.Errorf("EV-23: NOTIFY with Event %q, want %q", m.H(sip.HdrEvent), s.Event)
 	}
@@ -401,6 +480,9 @@ func (s *Sub) notify(m Msg) (int, string) {
 	kind := 1
 	if m.H(sip.HdrRequire) != "eventlist" {
 		kind = -1
+	}
+	if n.Reason == "deactivated" && len(n.Body()) == 0 { // it may be another thing since a restart
+		kind = s.isList
 	}
 	s.nature(kind, "NOTIFY")
 	if m.Has(sip.HdrSupported) {
@@ -444,14 +526,14 @@ func (s *Sub) body(n *Notify, list bool) {
 	if len(n.Body()) == 0 && (n.State == "pending" || n.State == "terminated" && n.Reason != "timeout") {
 		return // there is no list to show, after a restart
 	}
-	msg, err := rlmi.Options{First: s.list == nil}.Parse(ctype, n.Body())
+	msg, err := rlmi.Options{First: s.list == nil && s.gap != Crash}.Parse(ctype, n.Body())
 	if err != nil {
 		t.Errorf("list NOTIFY: %v\n%s", err, n.Raw)
 		return
 	}
 	n.RLMI = msg
 	if s.list == nil {
-		s.list = &View{t: t, URI: s.URI}
+		s.list = &View{t: t, URI: s.URI, describe: s.u.w.describe}
 	}
 	s.list = s.list.apply(msg, s.gap)
 }

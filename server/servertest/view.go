@@ -19,7 +19,8 @@ type View struct {
 	Rows    map[string]*Row
 	Next    uint32 // version of the next document
 
-	t testing.TB
+	t        testing.TB
+	describe func([]byte) string
 }
 
 // Row is one resource.
@@ -44,7 +45,7 @@ func (v *View) apply(msg *rlmi.Notification, gap Gap) *View {
 	if l.URI != v.URI {
 		v.t.Errorf("RL-12: list uri %q, want %q", l.URI, v.URI)
 	}
-	now := &View{URI: v.URI, Name: firstName(l.Names), Full: l.FullState, Rows: make(map[string]*Row), Next: l.Version + 1, t: v.t}
+	now := &View{URI: v.URI, Name: firstName(l.Names), Full: l.FullState, Rows: make(map[string]*Row), Next: l.Version + 1, t: v.t, describe: v.describe}
 	if !l.FullState {
 		maps.Copy(now.Rows, v.Rows)
 	}
@@ -71,10 +72,10 @@ func (v *View) apply(msg *rlmi.Notification, gap Gap) *View {
 		part, _ := msg.Part(in.CID) // resolves: Parse has seen to that
 		sub := msg.Nested[in.CID]
 		if sub == nil {
-			row.Text = describe(part.Body)
+			row.Text = v.describe(part.Body)
 			continue
 		}
-		nested := &View{t: v.t, URI: r.URI}
+		nested := &View{t: v.t, URI: r.URI, describe: v.describe}
 		if before := v.Rows[r.URI]; before != nil && before.List != nil && before.Instance == in.ID {
 			nested = before.List
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -31,7 +32,15 @@ type World struct {
 	// Bound, if set, is called when a Node has bound its address, in the middle
 	// of its start.
 	Bound func()
-	last  int // UAs so far
+	// Ledger, if set, keeps account of every NOTIFY. UAs then bear what a faulty
+	// network and crashes bring: no answer, old NOTIFYs, forks.
+	Ledger *Ledger
+	// Describe, if set, says what Notify.Text and Row.Text make of a presence
+	// document.
+	Describe func(body []byte) string
+	// Mute leaves the servers' logs out of the test's, which keeps all of them.
+	Mute bool
+	last int // UAs so far
 }
 
 // New makes a network without faults. It must be called within synctest.Test;
@@ -80,12 +89,19 @@ type Node struct {
 	opts  []server.Option
 	net   *network
 	admin http.Handler
+	disk  *Disk
+	gen   atomic.Int32 // starts so far
 }
 
 // Node starts a server at an address, port 5060, for example.com, open to
 // everybody, with an empty memory store, and with nobody at example.org, unless
 // change says otherwise.
 func (w *World) Node(ip string, change func(*server.Config), opts ...server.Option) *Node {
+	w.T.Helper()
+	return w.node(nil, ip, change, opts...)
+}
+
+func (w *World) node(disk *Disk, ip string, change func(*server.Config), opts ...server.Option) *Node {
 	w.T.Helper()
 	addr := netip.AddrPortFrom(netip.MustParseAddr(ip), 5060)
 	cfg := server.Default()
@@ -96,9 +112,15 @@ func (w *World) Node(ip string, change func(*server.Config), opts ...server.Opti
 	if change != nil {
 		change(&cfg)
 	}
-	n := &Node{Addr: addr, w: w, cfg: cfg, opts: opts}
+	n := &Node{Addr: addr, w: w, cfg: cfg, opts: opts, disk: disk}
 	n.start()
 	return n
+}
+
+// NodeOn is Node with a store whose commits go by way of a Disk.
+func (w *World) NodeOn(disk *Disk, ip string, change func(*server.Config)) *Node {
+	w.T.Helper()
+	return w.node(disk, ip, change)
 }
 
 // start makes and starts the server of a node.
@@ -106,10 +128,21 @@ func (n *Node) start() {
 	t := n.w.T
 	t.Helper()
 	attach := func(recv sip.Receiver) server.Network {
-		n.net = &network{net: n.w.Net, recv: recv, bound: n.w.Bound}
+		n.gen.Add(1)
+		n.net = &network{net: n.w.Net, recv: recv, bound: n.w.Bound, ledger: n.w.Ledger, gen: int(n.gen.Load())}
 		return n.net
 	}
-	s, err := server.New(n.cfg, Log(t), append(slices.Clone(n.opts), server.OnNetwork(attach))...)
+	opts := append(slices.Clone(n.opts), server.OnNetwork(attach))
+	if n.disk != nil {
+		opts = append(opts, server.WithCommits(n.disk.begin), server.WithRandom(func(shard uint8) io.Reader {
+			return rand.NewChaCha8([32]byte(fmt.Appendf(make([]byte, 0, 64), "%032x", n.disk.seed<<32^uint64(n.gen.Load())<<16^uint64(n.Addr.Addr().As4()[3])<<8^uint64(shard))))
+		}))
+	}
+	log := Log(t)
+	if n.w.Mute {
+		log = slog.New(slog.DiscardHandler)
+	}
+	s, err := server.New(n.cfg, log, opts...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,6 +179,9 @@ func (n *Node) Crash(pause time.Duration) {
 	t := n.w.T
 	t.Helper()
 	n.net.cut()
+	if n.disk != nil {
+		n.disk.end()
+	}
 	from := strings.TrimPrefix(n.cfg.Store, "sqlite:")
 	to := filepath.Join(t.TempDir(), "crashed.db")
 	for _, suffix := range []string{"", "-wal"} {
@@ -157,10 +193,26 @@ func (n *Node) Crash(pause time.Duration) {
 			t.Fatal(err)
 		}
 	}
-	n.Stop(context.Background()) // what it does from now on nobody sees
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	n.Stop(ctx) // what it does from now on nobody sees
 	time.Sleep(pause)
 	n.cfg.Store = "sqlite:" + to
 	n.start()
+}
+
+// Starts is how often the node was started.
+func (n *Node) Starts() int { return int(n.gen.Load()) }
+
+// CheckEmpty reports every table that holds something.
+func (n *Node) CheckEmpty(why string) {
+	n.w.T.Helper()
+	n.w.wait()
+	for name, v := range n.Tables() {
+		if v != 0 {
+			n.w.T.Errorf("%s: server %v: %s: %d, want 0", why, n.Addr, name, v)
+		}
+	}
 }
 
 // Config is a copy of the node's configuration.
@@ -185,7 +237,9 @@ type network struct {
 	addr netip.AddrPort
 	dead atomic.Bool
 
-	bound func()
+	bound  func()
+	ledger *Ledger
+	gen    int
 }
 
 // cut ends the server's part of the network.
@@ -197,7 +251,14 @@ func (n *network) cut() {
 func (n *network) Listen(_ sip.Proto, addr string) (netip.AddrPort, error) {
 	var err error
 	if n.addr, err = netip.ParseAddrPort(addr); err == nil {
-		n.host = n.net.Host(n.addr, n.recv)
+		recv := n.recv
+		if n.ledger != nil {
+			recv = func(m *sip.Message) {
+				n.ledger.received(m)
+				n.recv(m)
+			}
+		}
+		n.host = n.net.Host(n.addr, recv)
 		if n.bound != nil {
 			n.bound()
 		}
@@ -215,6 +276,9 @@ func (n *network) Send(f sip.Flow, b []byte, token uint64) error {
 	}
 	if n.dead.Load() {
 		return nil
+	}
+	if n.ledger != nil {
+		n.ledger.sent(b, n.gen)
 	}
 	return n.host.Send(f, b, token)
 }

@@ -16,14 +16,14 @@ import (
 	"rollcall/sip"
 )
 
-// crowd is a network on which every NOTIFY is answered 200 at once.
-type crowd struct {
+// instantNet is a network on which every NOTIFY is answered 200 at once.
+type instantNet struct {
 	recv     sip.Receiver
 	addr     netip.AddrPort
 	notified atomic.Int64
 }
 
-func (c *crowd) Send(f sip.Flow, b []byte, _ uint64) error {
+func (c *instantNet) Send(f sip.Flow, b []byte, _ uint64) error {
 	if strings.HasPrefix(string(b[:min(len(b), 8)]), "SIP/2.0 ") {
 		return nil
 	}
@@ -41,13 +41,13 @@ func (c *crowd) Send(f sip.Flow, b []byte, _ uint64) error {
 	return nil
 }
 
-func (c *crowd) Listen(sip.Proto, string) (netip.AddrPort, error) { return c.addr, nil }
+func (c *instantNet) Listen(sip.Proto, string) (netip.AddrPort, error) { return c.addr, nil }
 
-func (c *crowd) FlowTo(p sip.Proto, remote netip.AddrPort) (sip.Flow, error) {
+func (c *instantNet) FlowTo(p sip.Proto, remote netip.AddrPort) (sip.Flow, error) {
 	return sip.Flow{Proto: p, Local: c.addr, Remote: remote}, nil
 }
 
-func (c *crowd) Close() {}
+func (c *instantNet) Close() {}
 
 // BenchmarkIdleDialogs is what an idle subscription costs in memory, with ten
 // watchers to each presentity, and what they cost a collection:
@@ -57,7 +57,7 @@ func BenchmarkIdleDialogs(b *testing.B) {
 	cfg := server.Default()
 	cfg.Listen, cfg.HTTP, cfg.Domain = []string{"udp:192.0.2.9:5060"}, "", []string{"example.com"}
 	cfg.Store, cfg.Durability, cfg.PresenceAuth, cfg.Trust, cfg.RatePerSource = "memory", "memory", "open", []string{"0.0.0.0/0"}, 0
-	net := &crowd{addr: netip.MustParseAddrPort("192.0.2.9:5060")}
+	net := &instantNet{addr: netip.MustParseAddrPort("192.0.2.9:5060")}
 	s, err := server.New(cfg, slog.New(slog.DiscardHandler), server.OnNetwork(func(recv sip.Receiver) server.Network {
 		net.recv = recv
 		return net
