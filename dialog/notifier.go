@@ -23,6 +23,8 @@ import (
 //	            answer other                same         NOTIFY full later
 //	            unsent                      same         NOTIFY full again, with the same CSeq
 //	            withdrawn                   gone         forget, detach
+//	restored    update                      that         NOTIFY full, spread, if it is not what the watcher was told
+//	            update, not all is known    that         NOTIFY only if a SUBSCRIBE asked for it
 //	terminated  subscribe                   same         respond 481
 //	            answer to the last NOTIFY   gone
 //
