@@ -25,6 +25,8 @@ import (
 //	            answer other                same         NOTIFY full later
 //	            unsent                      same         NOTIFY full again, with the same CSeq
 //	            withdrawn                   gone         forget, detach
+//	restored    update                      that         NOTIFY full, spread, if it is not what the watcher was told
+//	            update, not all is known    that         NOTIFY only if a SUBSCRIBE asked for it
 //	terminated  subscribe                   same         respond 481
 //	            answer to the last NOTIFY   gone
 //
@@ -80,8 +82,9 @@ type recovery uint8
 
 const (
 	settled recovery = iota
-	silent           // nothing was heard of the source yet; the first update is what the watcher has, unless it is news
-	spread           // ... or may not have: a NOTIFY is owed, at a time drawn so that not all go at once
+	silent           // nothing was heard of the source yet, so nothing can be sent
+	partly           // the source does not know all yet: nothing is sent but what somebody asks for
+	spread           // a NOTIFY is owed, at a time drawn so that not all go at once
 )
 
 // reasons are those of RFC 6665 section 4.1.3. Another one, which a remote server
@@ -121,14 +124,14 @@ const (
 
 // notifierEvent is what happens to a subscription.
 type notifierEvent struct {
-	kind       eventKind
-	expires    time.Duration // granted, of evSubscribe
-	state      SubState      // of evUpdate
-	reason     Reason
-	news       bool          // of evUpdate
-	retryAfter time.Duration // of evUpdate, or of an answer
-	err        *Error
-	status     int // of evAnswer
+	kind        eventKind
+	expires     time.Duration // granted, of evSubscribe
+	state       SubState      // of evUpdate
+	reason      Reason
+	whole, same bool          // of evUpdate after a restart: all is known again; it is what the watcher was told before
+	retryAfter  time.Duration // of evUpdate, or of an answer
+	err         *Error
+	status      int // of evAnswer
 }
 
 type effectKind uint8
@@ -269,13 +272,16 @@ func (n *Notifier) update(now moment, ev notifierEvent, fx *effects) {
 			n.terminate(ev.reason, ev.retryAfter, fx)
 			return
 		}
-		if n.recovery == silent {
-			n.recovery = settled
+		if n.recovery == silent || n.recovery == partly {
 			switch {
-			case ev.news:
-				n.owed, n.notBefore = true, 0
 			case n.owed:
 				n.recovery = spread
+			case !ev.whole:
+				n.recovery = partly
+			case ev.same:
+				n.recovery, n.notBefore = settled, 0
+			default:
+				n.recovery, n.owed, n.full = spread, true, true
 			}
 			n.become(next)
 			return
@@ -456,7 +462,7 @@ func (n *Notifier) flush(now moment, fx *effects) {
 	if !n.urgent { // what somebody asked for does not delay the first change after it
 		n.notBefore = n.pace(now)
 	}
-	if n.recovery == spread {
+	if n.recovery != silent {
 		n.recovery = settled
 	}
 	n.inFlight, n.owed, n.urgent, n.full = true, false, false, false
@@ -474,10 +480,11 @@ func (n *Notifier) state() SubState {
 }
 
 // restored brings a stored subscription back: it waits for its source and
-// answers nobody. If notify is not zero, the watcher is owed a NOTIFY then.
-func (n *Notifier) restored(row *SubscriptionRow, expires, notify moment) {
+// answers nobody. With notify the watcher is owed a NOTIFY whatever the source
+// says, otherwise if that is not what it was told; it goes at that moment.
+func (n *Notifier) restored(row *SubscriptionRow, expires, at moment, notify bool) {
 	n.phase = phaseActive
 	n.cseq, n.ceiling, n.offset = row.CSeqCeiling, row.CSeqCeiling, row.VersionOffset
-	n.expires, n.notBefore = expires, notify
-	n.owed, n.full, n.recovery = notify != 0, notify != 0, silent
+	n.expires, n.notBefore = expires, at
+	n.owed, n.full, n.recovery = notify, notify, silent
 }

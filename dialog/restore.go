@@ -36,7 +36,10 @@ const (
 const restoreGap = time.Millisecond
 
 // Recover begins a recovery. The NOTIFYs of those whose watchers may have
-// missed something go out within spread, in no order.
+// missed something go out within spread, in no order: after a stop in order those
+// for whom the row's Told is not the digest of what the source says now, after a
+// crash all. What the row says is not enough then: a state that went from A to B
+// and back to A may have left the watcher with B.
 func (rt *Runtime) Recover(spread time.Duration) *Recovery {
 	return &Recovery{rt: rt, spread: spread, places: make(chan struct{}, restoreBatches)}
 }
@@ -56,11 +59,9 @@ func (r *Recovery) Add(row SubscriptionRow, notify bool) error {
 		r.rt.foreign[string(appendDialogKey(nil, row.CallID, row.LocalTag, row.RemoteTag))] = id
 	}
 	e := restoring{row: row, id: id, pkg: pkg, notify: notify}
-	if notify {
-		r.n++
-		if most := min(r.spread, time.Duration(r.n)*restoreGap); most > 0 {
-			e.wait = rand.N(most)
-		}
+	r.n++
+	if most := min(r.spread, time.Duration(r.n)*restoreGap); most > 0 {
+		e.wait = rand.N(most)
 	}
 	shard := tagShard(id)
 	rows := &r.rows[shard]
@@ -123,11 +124,10 @@ func (sh *shard) restore(t *Turn, e *restoring) {
 		txRemoteURI: unless([]byte(row.RemoteURI), row.Watcher), txLocalURI: unless([]byte(row.LocalURI), row.Resource),
 		txLocalTag: []byte(row.LocalTag),
 	})
-	var notify moment
-	if e.notify {
-		notify = t.now.add(e.wait)
+	if row.Told != 0 && !e.notify {
+		sh.ptr(s).content = &resuming{told: row.Told}
 	}
-	s.n.restored(row, t.now.add(time.UnixMilli(row.ExpiresMS).Sub(t.Now)), notify) // no longer depends on the wall clock
+	s.n.restored(row, t.now.add(time.UnixMilli(row.ExpiresMS).Sub(t.Now)), t.now.add(e.wait), e.notify) // no longer depends on the wall clock
 	s.n.interval = millis(e.pkg.MinInterval)
 	if row.List {
 		s.n.interval = millis(rt.opt.ListPace)

@@ -338,7 +338,9 @@ func (rt *Runtime) flush(ctx context.Context) error {
 			}
 			if s.stored && !s.n.inFlight {
 				s.n.ceiling = s.n.cseq // exact: nothing will be sent any more
-				t.persist(PutSubscription{Row: t.sh.row(t, s)})
+				row := t.sh.row(t, s)
+				row.Told = t.sh.told(s)
+				t.persist(PutSubscription{Row: row})
 			}
 		}
 		for _, r := range t.sh.uacs {
@@ -617,6 +619,7 @@ type shard struct {
 	scratch  effects
 	random   sip.Random
 	packed   packed
+	digested digested
 	headBuf  []byte
 	bodyBuf  []byte
 	textBuf  []byte

@@ -17,7 +17,7 @@ type Interest struct {
 	Depth     uint8  // lists above this interest
 	Accept    string // media ranges the watcher takes, "" for the default
 	EventList bool   // the watcher supports eventlist (RFC 4662)
-	Resumed   bool   // after a restart: the watcher has the state already
+	Resumed   bool   // after a restart: the watcher has a state already, this one or an older one
 }
 
 // SinkRef names who gets the Updates of an attachment.
@@ -70,7 +70,6 @@ type Update struct {
 	View       Content   // instead of Doc: a source in the sink's own shard that renders for each NOTIFY
 	Err        *Error    // of Terminated: how to answer a SUBSCRIBE that waits for this
 	Retrying   bool      // of Terminated: not the end; the source keeps the attachment and tries again
-	News       bool      // the state has changed since the start: even a resumed watcher does not have it
 }
 
 // Source knows the state of resources of one shard. It is called by that
@@ -114,6 +113,15 @@ func (d *Document) Render(dst []byte, _ View) ([]byte, string) {
 // Content renders the body of the NOTIFY that is about to be sent.
 type Content interface {
 	Render(dst []byte, v View) (body []byte, contentType string)
+}
+
+// Digester is a Content that can be compared with what a watcher was told before
+// a restart.
+type Digester interface {
+	// Digest changes when the watcher is to be told something else, so it depends
+	// on neither versions nor identifiers, and is the same in every process. While
+	// whole is false, not all has come back after a restart; an Update follows.
+	Digest() (sum uint64, whole bool)
 }
 
 // View is what a body depends on besides the state.

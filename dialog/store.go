@@ -58,6 +58,7 @@ type SubscriptionRow struct {
 	CSeqCeiling   uint32 // no CSeq above this was ever sent
 	VersionOffset uint32 // CSeq minus document version
 	List          bool   // the subscription has eventlist in Require
+	Told          uint64 // digest of what the watcher has confirmed, by a stop in order, below 2^63; 0: not known
 
 	CreatedMS int64
 	ExpiresMS int64

@@ -97,6 +97,7 @@ func options(args []string) (o struct {
 	wait, expires, minExpires time.Duration
 	reason                    Reason
 	status                    int
+	same, partly              bool
 }, err error,
 ) {
 	for i := 0; i < len(args); i++ {
@@ -106,6 +107,9 @@ func options(args []string) (o struct {
 			if i++; i == len(args) {
 				return o, fmt.Errorf("%s of what?", name)
 			}
+		case "same", "partly":
+			o.same, o.partly = o.same || name == "same", o.partly || name == "partly"
+			continue
 		default:
 			o.reason = Reason(name)
 			continue
@@ -187,17 +191,19 @@ func (s *notifierScript) do(out *bytes.Buffer, args []string) error {
 		return err
 	case "restore":
 		if len(args) < 3 {
-			return fmt.Errorf("restore CEILING OFFSET EXPIRES [notify|notify+SECONDS]")
+			return fmt.Errorf("restore CEILING OFFSET EXPIRES [notify|notify+SECONDS|within+SECONDS]")
 		}
 		ceiling, _ := strconv.Atoi(args[0])
 		offset, _ := strconv.Atoi(args[1])
 		expires, err := parseSeconds(args[2])
-		var notify moment
+		at, notify := s.now(), false
 		if len(args) > 3 {
-			wait, _ := parseSeconds(strings.TrimPrefix(args[3], "notify+"))
-			notify = s.now().add(wait)
+			var wait string
+			_, wait, _ = strings.Cut(args[3], "+")
+			d, _ := parseSeconds(wait)
+			at, notify = at.add(d), strings.HasPrefix(args[3], "notify")
 		}
-		s.n.restored(&SubscriptionRow{CSeqCeiling: uint32(ceiling), VersionOffset: uint32(offset)}, s.now().add(expires), notify)
+		s.n.restored(&SubscriptionRow{CSeqCeiling: uint32(ceiling), VersionOffset: uint32(offset)}, s.now().add(expires), at, notify)
 		s.setTimer(s.n.expires)
 		s.state(out)
 		return err
@@ -211,7 +217,7 @@ func (s *notifierScript) do(out *bytes.Buffer, args []string) error {
 		ev.expires, err = parseSeconds(args[0])
 	case "update":
 		o, oerr := options(args[1:])
-		ev = notifierEvent{kind: evUpdate, reason: o.reason, retryAfter: o.wait}
+		ev = notifierEvent{kind: evUpdate, reason: o.reason, retryAfter: o.wait, whole: !o.partly, same: o.same}
 		if o.status != 0 {
 			ev.err = Refuse(o.status, "")
 		}

@@ -544,6 +544,7 @@ func (sh *shard) effect(t *Turn, s *subscription, fx *notifierEffect) {
 			sh.rt.stats.TwoInFlight.Add(1)
 		}
 		s.waiting = true
+		sh.ptr(s).content = sh.shown(s)
 		sh.notify(t, s, fx.full)
 	case fxTimer:
 		sh.setTimer(t, s, fx.at)
@@ -614,10 +615,15 @@ func appendContact(b []byte, uri string) []byte {
 // was decided by the first Update and does not change. Of a restored one that
 // has had none yet, the row knows.
 func (sh *shard) isList(s *subscription) bool {
-	if sh.ptr(s).content == nil {
+	c := sh.shown(s)
+	if c == nil {
 		return s.list
 	}
-	l, ok := sh.ptr(s).content.(interface{ EventList() bool })
+	return eventList(c)
+}
+
+func eventList(c Content) bool {
+	l, ok := c.(interface{ EventList() bool })
 	return ok && l.EventList()
 }
 
@@ -629,6 +635,17 @@ func (sh *shard) notifierUpdate(t *Turn, u Update) {
 	if u.Retrying { // a gateway lost its source and looks for it: nothing is known meanwhile
 		u.State, u.Doc = Pending, nil
 	}
+	ev := notifierEvent{kind: evUpdate}
+	back := s.n.recovery == silent || s.n.recovery == partly
+	told := sh.before(s)
+	sh.ptr(s).content = sh.shown(s)
+	if back && u.State != Terminated && u.State != Unknown && eventList(u.View) != s.list {
+		// What was a list before the restart is something else now, or the other
+		// way. The watcher subscribes anew, and then to that (RL-09).
+		s.list, sh.ptr(s).content = false, nil
+		t.Detach(sh.interest(s), s.ref(sh))
+		u = Update{State: Terminated, Reason: Deactivated}
+	}
 	switch {
 	case u.View != nil:
 		sh.ptr(s).content = u.View
@@ -637,19 +654,21 @@ func (sh *shard) notifierUpdate(t *Turn, u Update) {
 	case u.State != Terminated && !sh.isList(s):
 		sh.ptr(s).content = nil // nothing to show: no presence document while pending (PR-08)
 	}
-	if s.n.recovery == silent && s.list && u.State != Terminated && (u.View == nil || !sh.isList(s)) {
-		// What was a list before the restart is something else now. The watcher
-		// subscribes anew, and then to that (RL-09).
-		s.list, sh.ptr(s).content = false, nil
-		t.Detach(sh.interest(s), s.ref(sh))
-		sh.step(t, s, notifierEvent{kind: evUpdate, state: Terminated, reason: Deactivated})
-		return
-	}
 	s.list = sh.isList(s)
 	if s.list && s.n.phase == phaseWaiting {
 		s.n.interval = millis(sh.rt.opt.ListPace)
 	}
-	sh.step(t, s, notifierEvent{kind: evUpdate, state: u.State, reason: u.Reason, news: u.News, retryAfter: u.RetryAfter, err: u.Err})
+	ev.state, ev.reason, ev.retryAfter, ev.err = u.State, u.Reason, u.RetryAfter, u.Err
+	if back && u.State != Terminated {
+		var sum uint64
+		sum, ev.whole = sh.digest(u.State, sh.ptr(s).content)
+		ev.whole = ev.whole && u.State != Unknown
+		ev.same = told != 0 && sum == told
+	}
+	sh.step(t, s, ev)
+	if told != 0 && s.n.recovery == partly {
+		sh.ptr(s).content = &resuming{sh.ptr(s).content, told}
+	}
 }
 
 // notify renders and sends the NOTIFY the machine decided on.

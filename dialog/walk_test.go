@@ -47,7 +47,7 @@ func TestNotifierWalk(t *testing.T) {
 						continue
 					}
 				}
-				ev := notifierEvent{kind: evUpdate, state: SubState(rng.IntN(4)), reason: Rejected}
+				ev := notifierEvent{kind: evUpdate, state: SubState(rng.IntN(4)), reason: Rejected, whole: rng.IntN(2) == 0, same: rng.IntN(2) == 0}
 				if ev.state == Terminated && rng.IntN(15) > 0 {
 					ev.state = Active
 				}
@@ -124,7 +124,7 @@ func (w *notifierWalk) restore(rng *rand.Rand) {
 	expires := w.at().add(time.Duration(rng.IntN(200)) * time.Second)
 	interval := w.n.interval
 	w.n = Notifier{interval: interval}
-	w.n.restored(row, expires, moment(rng.IntN(2))*w.at().add(time.Duration(rng.IntN(3))*time.Second))
+	w.n.restored(row, expires, w.at().add(time.Duration(rng.IntN(3))*time.Second), rng.IntN(2) == 0)
 	w.left, w.ceiling, w.attached, w.stored = 300, 300, true, true
 	w.timer = w.n.expires
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"log/slog"
 	"slices"
 	"strings"
@@ -115,20 +116,22 @@ type Shard struct {
 	nextID uint64
 	random sip.Random
 
-	// After a restart subscriptions come back while there are changes already.
-	began time.Time       // at the first change
-	news  map[string]bool // presentities that have changed, for newsTime
+	fetches int           // of rules, under way
+	wanted  []*presentity // those that wait for room, some more than once
 }
 
-// newsTime is how long after a start subscriptions may take to come back: rules
-// and lists may have to be fetched first.
-const newsTime = time.Minute
+// maxFetches bounds the reads of rules that a shard has under way, so that all
+// shards together leave room in the runtime's queue (Turn.Async) after a restart,
+// when nobody's rules are known.
+const maxFetches = 3
 
-// timed is what a timer belongs to: a publication, or a presentity whose rules
-// change with time.
+// timed is what a timer belongs to: a publication, a subscription to watcher
+// information that waits after a restart, or a presentity whose rules change with
+// time.
 type timed struct {
-	p   *presentity
-	pub *publication
+	p    *presentity
+	pub  *publication
+	info *watcherList
 }
 
 // presentity is a local resource that somebody publishes or watches.
@@ -146,7 +149,9 @@ type presentity struct {
 	clock    *ruleClock // nil until time alone may change a decision
 	rev      uint32     // of doc
 	fetching bool
+	waits    bool // ... no, it is among the wanted
 	stale    bool // the rules changed while they were being read
+	held     bool // no decision yet for the sphere that was published: nobody is shown anything newer
 }
 
 // ruleClock is when time alone may change a decision, and its timer.
@@ -209,6 +214,9 @@ func (s *Shard) Attach(t *dialog.Turn, in dialog.Interest, to dialog.SinkRef) {
 		return
 	}
 	s.a.stats.Watchers.Add(1)
+	if p.watchers.live == 0 {
+		p.held = false
+	}
 	i = p.watchers.add(to, in.Watcher.URI)
 	w := &p.watchers.all[i]
 	s.begin(t, w)
@@ -220,7 +228,7 @@ func (s *Shard) Attach(t *dialog.Turn, in dialog.Interest, to dialog.SinkRef) {
 	}
 	sets, ok := s.rules(p.key)
 	if !ok {
-		s.fetchRules(t, p)
+		s.fetchRules(t, p, !in.Resumed)
 		return
 	}
 	if s.decide(t, p, i, in.Watcher.URI, sets) {
@@ -292,15 +300,24 @@ func (s *Shard) rules(resource string) ([]*policy.Ruleset, bool) {
 	return s.a.opt.Rules.Cached(resource)
 }
 
-// fetchRules reads the rules elsewhere and then decides for every watcher.
-func (s *Shard) fetchRules(t *dialog.Turn, p *presentity) {
-	if p.fetching {
+// fetchRules reads the rules elsewhere and then decides for every watcher. The
+// newest goes first, and again who is asked: somebody waits for the answer, but
+// nobody does when a restart is the reason.
+func (s *Shard) fetchRules(t *dialog.Turn, p *presentity, asked bool) {
+	if p.fetching && !(p.waits && asked) {
 		return
 	}
 	p.fetching = true
+	if s.fetches >= maxFetches {
+		s.want(p)
+		return
+	}
+	p.waits = false
 	var sets []*policy.Ruleset
-	var err error
+	err := errors.New("reading the rules failed")
 	ok := t.Async(func(ctx context.Context) { sets, err = s.a.opt.Rules.Fetch(ctx, p.key) }, func(t *dialog.Turn) {
+		s.fetches--
+		defer s.fetchNext(t)
 		p.fetching = false
 		if p.stale {
 			p.stale = false
@@ -314,9 +331,42 @@ func (s *Shard) fetchRules(t *dialog.Turn, p *presentity) {
 		}
 		s.decideAll(t, p, sets, nil)
 	})
-	if !ok {
+	switch {
+	case ok:
+		s.fetches++
+	case s.fetches > 0: // when one of them is done
+		s.want(p)
+	default:
 		p.fetching = false
-		s.decideAll(t, p, nil, context.DeadlineExceeded)
+		s.decideAll(t, p, nil, errors.New("too much is being read"))
+	}
+}
+
+func (s *Shard) want(p *presentity) {
+	p.waits = true
+	s.wanted = append(s.wanted, p)
+}
+
+// fetchNext goes on with those who wait.
+func (s *Shard) fetchNext(t *dialog.Turn) {
+	for len(s.wanted) > 0 && s.fetches < maxFetches {
+		last := len(s.wanted) - 1
+		p := s.wanted[last]
+		s.wanted[last] = nil
+		s.wanted = s.wanted[:last]
+		if !p.waits {
+			continue
+		}
+		p.fetching, p.waits, p.stale = false, false, false
+		if s.all[p.key] == p && p.watchers.live > 0 {
+			s.RulesChanged(t, p.key)
+		}
+		if p.waits { // no room after all
+			return
+		}
+	}
+	if len(s.wanted) == 0 {
+		s.wanted = nil
 	}
 }
 
@@ -324,9 +374,12 @@ func (s *Shard) fetchRules(t *dialog.Turn, p *presentity) {
 const rulesRetry = time.Minute
 
 // decideAll decides anew for every watcher of a presentity. With an error
-// those already decided keep what they have and the others wait (PR-18).
+// those already decided keep what they have, and so do those of before a restart;
+// the others wait (PR-18).
 func (s *Shard) decideAll(t *dialog.Turn, p *presentity, sets []*policy.Ruleset, err error) {
-	if err != nil && p.watchers.live > 0 {
+	if err == nil {
+		p.held = false
+	} else if p.watchers.live > 0 {
 		s.ruleTimer(t, p, t.Now.Add(rulesRetry))
 	}
 	s.walk(t, p, walk{rules: &ruling{sets, err}})
@@ -345,7 +398,7 @@ func (s *Shard) RulesChanged(t *dialog.Turn, resource string) {
 	} else if sets, ok := s.rules(resource); ok {
 		s.decideAll(t, p, sets, nil)
 	} else {
-		s.fetchRules(t, p)
+		s.fetchRules(t, p, false)
 	}
 }
 
@@ -393,7 +446,9 @@ func (s *Shard) decide(t *dialog.Turn, p *presentity, i int, uri string, sets []
 		s.a.stats.Denied.Add(1)
 		stays := w.is&member != 0
 		t.Update(dialog.Update{To: w.ref(), State: dialog.Terminated, Reason: dialog.Rejected, Err: dialog.Refuse(403, ""), Retrying: stays})
-		s.watcherGone(t, p, w, winfo.Rejected)
+		if !fresh || !stays { // else it may have been so before a restart
+			s.watcherGone(t, p, w, winfo.Rejected)
+		}
 		s.begin(t, w) // the next subscription
 		if !stays {
 			p.remove(i)
@@ -410,7 +465,7 @@ func (s *Shard) decide(t *dialog.Turn, p *presentity, i int, uri string, sets []
 
 // tell sends a watcher what it may see now.
 func (s *Shard) tell(t *dialog.Turn, p *presentity, w *watcher) {
-	u := dialog.Update{To: w.ref(), State: dialog.Active, News: s.news[p.key]}
+	u := dialog.Update{To: w.ref(), State: dialog.Active}
 	if w.handling == policy.Confirm {
 		u.State = dialog.Pending
 	} else {
@@ -448,6 +503,11 @@ func (s *Shard) Timer(t *dialog.Turn, id uint64) {
 		s.expired(t, e.p, e.pub)
 		return
 	}
+	if e.info != nil {
+		delete(s.timers, id)
+		s.infoBack(t, e.p, e.info)
+		return
+	}
 	if !t.Now.Before(e.p.clock.at) {
 		e.p.clock.at = time.Time{}
 		s.RulesChanged(t, e.p.key)
@@ -456,7 +516,6 @@ func (s *Shard) Timer(t *dialog.Turn, id uint64) {
 
 // changed composes anew and tells those who see a difference.
 func (s *Shard) changed(t *dialog.Turn, p *presentity) {
-	s.isNews(t, p)
 	sphere := pidf.Sphere(p.docs())
 	moved := sphere != p.sphere
 	p.sphere = sphere
@@ -469,27 +528,16 @@ func (s *Shard) changed(t *dialog.Turn, p *presentity) {
 		p.outdate()
 	}
 	if moved {
-		s.RulesChanged(t, p.key) // nobody is shown a document of the new sphere before
+		p.held = true // nobody is shown a document of the new sphere before
+		s.RulesChanged(t, p.key)
 	}
-	if differs {
+	if differs && !p.held {
 		s.walk(t, p, walk{})
 	}
 }
 
 // newToken is an entity tag or the like.
 func (s *Shard) newToken() string { return hex.EncodeToString(s.random.Next(8)) }
-
-// isNews remembers a change for the watchers that have not come back yet.
-func (s *Shard) isNews(t *dialog.Turn, p *presentity) {
-	if s.began.IsZero() {
-		s.began, s.news = t.Now, make(map[string]bool)
-	}
-	if t.Now.Sub(s.began) > newsTime {
-		s.news = nil
-		return
-	}
-	s.news[p.key] = true
-}
 
 // Info describes a presentity to an operator.
 type Info struct {

@@ -179,7 +179,7 @@ func (s *Shard) arm(t *dialog.Turn, p *presentity, pub *publication) {
 	if pub.id == 0 {
 		s.nextID++
 		pub.id = s.nextID
-		s.timers[pub.id] = timed{p, pub}
+		s.timers[pub.id] = timed{p: p, pub: pub}
 	}
 	t.CancelTimer(pub.timer)
 	pub.timer = t.SetTimer(s.a.opt.Component, pub.id, time.UnixMilli(pub.row.ExpiresMS))

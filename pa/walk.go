@@ -101,13 +101,15 @@ func (s *Shard) visit(t *dialog.Turn, p *presentity, i int) {
 	case walk.rules == nil:
 	case walk.rules.err == nil:
 		walk.news = s.decide(t, p, i, p.watchers.uri(w), walk.rules.sets) || walk.news
+	case w.is&(decided|resumed) == resumed: // it has a state, which stands until the rules are read
+		t.Update(dialog.Update{To: w.ref(), State: dialog.Unknown})
 	case w.is&decided == 0:
 		w.is |= decided
 		w.handling = policy.Confirm
 		walk.news = walk.news || !w.listed()
 		s.tell(t, p, w)
 	}
-	if w.is&(decided|gone) == decided && w.handling == policy.Allow {
+	if w.is&(decided|gone) == decided && w.handling == policy.Allow && !p.held {
 		if _, rev := s.document(t, p, w.view); rev != w.told {
 			s.tell(t, p, w)
 		}

@@ -1,6 +1,8 @@
 package pa
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"slices"
 	"strings"
 	"time"
@@ -14,8 +16,13 @@ import (
 // the next.
 type watcherList struct {
 	p    *presentity
+	to   dialog.SinkRef
 	gone []winfo.Watcher // those that left since the last document
+	back bool            // after a restart: for infoTime
 }
+
+// infoTime is how long the watchers of before a restart may take to come back.
+const infoTime = 10 * time.Second
 
 // maxGone bounds the watchers a document reports as gone; of more the oldest
 // are left out, as RFC 3857 section 4.7.2 lets transient ones be.
@@ -29,12 +36,37 @@ func (s *Shard) attachWatcherInfo(t *dialog.Turn, p *presentity, in dialog.Inter
 			Err: dialog.Refuse(403, "Only The Owner Sees Watchers")})
 		return
 	}
-	l := &watcherList{p: p}
+	l := &watcherList{p: p, to: to, back: in.Resumed}
+	if l.back {
+		s.nextID++
+		s.timers[s.nextID] = timed{p: p, info: l}
+		t.SetTimer(s.a.opt.Component, s.nextID, t.Now.Add(infoTime))
+	}
 	if p.winfos == nil {
 		p.winfos = make(map[dialog.SinkRef]*watcherList)
 	}
 	p.winfos[to] = l
 	t.Update(dialog.Update{To: to, State: dialog.Active, View: l})
+}
+
+// infoBack tells a subscription of before a restart that what there is now is all.
+func (s *Shard) infoBack(t *dialog.Turn, p *presentity, l *watcherList) {
+	if p.winfos[l.to] == l && l.back {
+		l.back = false
+		t.Update(dialog.Update{To: l.to, State: dialog.Active, View: l})
+	}
+}
+
+// Digest implements dialog.Digester: who watches, and how. Identifiers do not
+// survive a restart, and those that have gone are told at once or not at all.
+func (l *watcherList) Digest() (sum uint64, whole bool) {
+	for w := range l.p.watchers.each() {
+		if !w.blocked() {
+			h := sha256.Sum256([]byte(w.status() + " " + l.p.watchers.uri(w)))
+			sum += binary.BigEndian.Uint64(h[:]) // in any order
+		}
+	}
+	return sum, !l.back
 }
 
 // watchersChanged tells the subscribers of watcher information.
@@ -46,6 +78,7 @@ func (s *Shard) watchersChanged(t *dialog.Turn, p *presentity, gone *winfo.Watch
 			}
 			l.gone = append(l.gone, *gone)
 		}
+		l.back = false // it has changed, whoever is still to come back
 		t.Update(dialog.Update{To: to, State: dialog.Active, View: l})
 	}
 }
@@ -73,6 +106,6 @@ func (l *watcherList) Render(dst []byte, v dialog.View) ([]byte, string) {
 	}
 	slices.SortFunc(ws, func(a, b winfo.Watcher) int { return strings.Compare(a.ID, b.ID) })
 	ws = append(ws, l.gone...)
-	l.gone = nil
+	l.gone, l.back = nil, false
 	return winfo.Append(dst, v.Version, true, l.p.key, "presence", ws), "application/watcherinfo+xml"
 }

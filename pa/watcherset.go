@@ -34,7 +34,7 @@ type flags uint8
 const (
 	decided       flags = 1 << iota
 	approved            // by a rule, after it was pending (winfo's event)
-	resumed             // winfo named it before a restart
+	resumed             // its subscription is of before a restart: winfo named it, and it has a state
 	member              // of a list: stays when it is blocked, for the day it is not
 	gone                // its place is free
 	listedPending       // so the newest watcher information has it

@@ -51,6 +51,8 @@ type Catalog struct {
 	services map[string]*list.Service
 	trees    map[string]*list.Tree
 	epoch    uint64 // changes with every change of documents
+	loaded   bool   // every service was read once
+	expected map[string]bool
 }
 
 // NewCatalog returns an empty catalog; Load fills it.
@@ -64,18 +66,55 @@ func NewCatalog(docs Documents, opt CatalogOptions) *Catalog {
 
 const servicesAUID = "rls-services"
 
+var errUnread = errors.New("the list services have not been read since the start")
+
 // Load reads every rls-services document. With an error it has read what could
 // be read, and should be called again later.
 func (c *Catalog) Load(ctx context.Context) error {
 	selectors, err := c.docs.Selectors(ctx, servicesAUID)
-	return errors.Join(err, c.Changed(ctx, selectors))
+	err = errors.Join(err, c.Changed(ctx, selectors))
+	if err == nil {
+		c.settle()
+	}
+	return err
+}
+
+// Expect says that a key named a list before a restart. Until Load has succeeded
+// it does so still, though nobody knows its members; then it is as it was read.
+func (c *Catalog) Expect(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.loaded {
+		if c.expected == nil {
+			c.expected = make(map[string]bool)
+		}
+		c.expected[key] = true
+	}
+}
+
+// settle ends the time of Expect.
+func (c *Catalog) settle() {
+	c.mu.Lock()
+	var gone []string
+	for key := range c.expected {
+		if c.services[key] == nil {
+			gone = append(gone, key)
+		}
+	}
+	c.loaded, c.expected = true, nil
+	c.mu.Unlock()
+	if c.opt.Changed != nil {
+		for _, key := range gone {
+			c.opt.Changed(key)
+		}
+	}
 }
 
 // IsService tells whether a key names a list.
 func (c *Catalog) IsService(key string) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return c.services[key] != nil
+	return c.services[key] != nil || c.expected[key]
 }
 
 // Services lists the keys of all services, sorted.
@@ -115,8 +154,11 @@ func (c *Catalog) Tree(ctx context.Context, key string) (*list.Tree, error) {
 			return t, nil
 		}
 		c.mu.RLock()
-		epoch := c.epoch
+		epoch, unread := c.epoch, c.expected[key] && c.services[key] == nil
 		c.mu.RUnlock()
+		if unread {
+			return nil, errUnread
+		}
 		t, err := e.Expand(ctx, key)
 		if err != nil && (t == nil || !errors.Is(err, list.ErrReference)) {
 			return nil, err

@@ -21,10 +21,15 @@ import (
 // their shard; remote ones answer "not known yet" at once.
 const readyTimeout = 100 * time.Millisecond
 
+// resumeLimit is how long a list waits after a restart until all its members are
+// known. Then it is what it is, and its watcher is told if it had another state.
+const resumeLimit = 10 * time.Second
+
 // Back-off between attempts to read a list that a live view could not get.
 const (
-	firstRetry = 30 * time.Second
-	lastRetry  = 10 * time.Minute
+	firstRetry   = 30 * time.Second
+	resumedRetry = time.Second // after a restart
+	lastRetry    = 10 * time.Minute
 )
 
 // Options configures the list server.
@@ -98,8 +103,11 @@ func (s *Shard) Attach(t *dialog.Turn, in dialog.Interest, to dialog.SinkRef) {
 
 func refuse(t *dialog.Turn, to dialog.SinkRef, err *dialog.Error) {
 	reason := dialog.NoResource
-	if err.Status == 403 {
+	switch err.Status {
+	case 403:
 		reason = dialog.Rejected
+	case 421: // a subscription of before a restart, when this was no list (EV-31)
+		reason = dialog.Deactivated
 	}
 	t.Update(dialog.Update{To: to, State: dialog.Terminated, Reason: reason, RetryAfter: err.RetryAfter, Err: err})
 }
@@ -163,6 +171,10 @@ func (s *Shard) resolved(t *dialog.Turn, v *view, tree *list.Tree, err error) {
 	case refusal == nil:
 		v.retries = 0
 		v.build(t, tree)
+	case v.root == nil && v.in.Resumed && refusal.Status >= 500: // its watcher has a state meanwhile
+		s.s.limit.Log(t.Now, s.s.opt.Log, slog.LevelWarn, "list of before the restart is not readable yet", "list", v.in.Resource, "err", refusal.Err)
+		t.Update(dialog.Update{To: v.to, State: dialog.Unknown})
+		s.again(t, v)
 	case v.root == nil:
 		refuse(t, v.to, refusal)
 		s.remove(t, v)
@@ -181,7 +193,11 @@ func (s *Shard) resolved(t *dialog.Turn, v *view, tree *list.Tree, err error) {
 
 // again reads a view's list once more after a while.
 func (s *Shard) again(t *dialog.Turn, v *view) {
-	wait := min(firstRetry<<min(v.retries, 10), lastRetry)
+	first := firstRetry
+	if v.root == nil { // its watcher would be shown nothing
+		first = resumedRetry
+	}
+	wait := min(first<<min(v.retries, 10), lastRetry)
 	v.retries++
 	t.CancelTimer(v.retry)
 	v.retry = t.SetTimer(s.s.opt.Component, v.id|retryTimer, t.Now.Add(wait))
@@ -241,15 +257,23 @@ func (s *Shard) ListChanged(t *dialog.Turn, key string) {
 	}
 }
 
-// retryTimer marks the timer of a view whose list is to be read again.
-const retryTimer = 1 << 55
+// Marks of timers that are not about the first NOTIFY: a list is to be read
+// again, or has waited long enough after a restart.
+const (
+	retryTimer  = 1 << 55
+	resumeTimer = 1 << 54
+)
 
 // Timer implements dialog.Component: a NOTIFY has waited long enough for its
 // members, or a list is to be read again.
 func (s *Shard) Timer(t *dialog.Turn, id uint64) {
-	v := s.views[id&^retryTimer]
+	v := s.views[id&^(retryTimer|resumeTimer)]
 	switch {
 	case v == nil:
+	case id&resumeTimer != 0:
+		if v.back {
+			v.whole(t)
+		}
 	case id&retryTimer != 0:
 		s.resolve(t, v)
 	default:

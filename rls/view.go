@@ -1,6 +1,9 @@
 package rls
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
+	"hash"
 	"strconv"
 	"strings"
 	"time"
@@ -23,7 +26,9 @@ type view struct {
 	members map[uint32]*member // by number of the attachment
 	next    uint32
 	waiting int // members that have not answered yet
+	unknown int // ... or only that they do not know yet
 	ready   bool
+	back    bool      // after a restart: until all members are known, or resumeLimit
 	timer   sip.Timer // set while new members are waited for
 	asked   uint64    // for the tree, so far
 	retry   sip.Timer
@@ -56,9 +61,9 @@ type member struct {
 	barred   bool
 	attached bool
 	heard    bool
+	known    bool // what was heard is a state
 	shown    bool // the watcher has a row of this URI
 	dirty    bool // not sent as it is now
-	news     bool // changed since a restart
 	gone     bool // no longer on the list; to be said once (RL-27)
 }
 
@@ -169,6 +174,7 @@ func (v *view) drop(t *dialog.Turn, m *member) {
 func (v *view) attach(t *dialog.Turn, m *member) {
 	v.members[m.num] = m
 	v.waiting++
+	v.unknown++
 	m.attached = true
 	v.s.s.stats.Members.Add(1)
 	t.Attach(v.interest(m), v.ref(m))
@@ -187,9 +193,18 @@ func (v *view) lost(m *member) {
 	m.attached = false
 	delete(v.members, m.num)
 	v.s.s.stats.Members.Add(-1)
+	v.hear(m, true)
+}
+
+// hear notes that a member has answered, and whether with a state.
+func (v *view) hear(m *member, known bool) {
 	if !m.heard {
 		m.heard = true
 		v.waiting--
+	}
+	if known && !m.known {
+		m.known = true
+		v.unknown--
 	}
 }
 
@@ -204,24 +219,21 @@ func (v *view) ref(m *member) dialog.SinkRef {
 
 // update takes a member's news.
 func (v *view) update(t *dialog.Turn, m *member, u dialog.Update) {
-	first := !m.heard
-	if first {
-		m.heard = true
-		v.waiting--
-	}
+	v.hear(m, u.State != dialog.Unknown)
 	if u.State == dialog.Terminated && !u.Retrying {
 		v.lost(m)
 	}
 	news := m.state != u.State || m.reason != u.Reason || m.doc != u.Doc
 	if news {
 		m.state, m.reason, m.doc, m.changed, m.dirty = u.State, u.Reason, u.Doc, t.Now, true
-		m.news = m.news || !first || u.News
 	}
 	switch {
 	case v.timer != 0: // others have a moment to answer
 		if v.waiting == 0 {
 			v.begin(t)
 		}
+	case v.back && v.unknown == 0:
+		v.whole(t)
 	case news:
 		v.tell(t)
 	}
@@ -233,24 +245,41 @@ func (v *view) begin(t *dialog.Turn) {
 	t.CancelTimer(v.timer)
 	v.timer = 0
 	if v.ready {
-		if v.root.unsent() {
+		if v.back && v.unknown == 0 {
+			v.whole(t)
+		} else if v.root.unsent() {
 			v.tell(t)
 		}
 		return
 	}
 	v.ready = true
-	if v.in.Resumed {
-		v.in.Resumed = false // members to come are new
-		v.root.clean()
+	if !v.in.Resumed {
+		v.tell(t)
+		return
 	}
+	v.in.Resumed, v.back = false, true // members to come are new
+	v.root.clean()
+	if v.unknown == 0 {
+		v.whole(t)
+		return
+	}
+	t.SetTimer(v.s.s.opt.Component, v.id|resumeTimer, t.Now.Add(resumeLimit))
 	v.tell(t)
 }
 
-// clean marks everything as sent, but what has changed since the start.
+// whole ends the wait for what members are after a restart. The watcher has all
+// of it already, or gets full state.
+func (v *view) whole(t *dialog.Turn) {
+	v.back = false
+	v.root.clean()
+	v.tell(t)
+}
+
+// clean marks everything as sent.
 func (n *node) clean() {
 	n.renamed, n.resumed = false, true
 	for _, m := range n.items {
-		m.dirty, m.shown = m.news, true
+		m.dirty, m.shown = false, true
 		if m.child != nil {
 			m.child.clean()
 		}
@@ -258,13 +287,64 @@ func (n *node) clean() {
 }
 
 func (v *view) tell(t *dialog.Turn) {
-	t.Update(dialog.Update{To: v.to, State: dialog.Active, View: v, News: v.root.unsent()})
+	t.Update(dialog.Update{To: v.to, State: dialog.Active, View: v})
+}
+
+// Digest implements dialog.Digester.
+func (v *view) Digest() (sum uint64, whole bool) {
+	h := sha256.New()
+	v.root.digest(h, nil)
+	return binary.BigEndian.Uint64(h.Sum(nil)), !v.back
+}
+
+// digest writes what a node's document says: not its version, numbers of
+// instances and Content-IDs.
+func (n *node) digest(h hash.Hash, b []byte) {
+	text := func(s string) { b = append(binary.AppendUvarint(b, uint64(len(s))), s...) }
+	write := func() {
+		h.Write(b)
+		b = b[:0]
+	}
+	head := func(names []rlmi.Name) {
+		b = binary.AppendUvarint(b, uint64(len(names)))
+		for _, n := range names {
+			text(n.Text)
+			text(n.Lang)
+		}
+	}
+	head(n.names)
+	for _, m := range n.items {
+		if m.gone {
+			continue
+		}
+		text(m.uri)
+		head(m.names)
+		switch {
+		case m.child != nil:
+			b = append(b, 'l')
+			write()
+			m.child.digest(h, b)
+		case m.state == dialog.Active && m.doc != nil:
+			b = append(b, 'd')
+			text(m.doc.Type)
+			b = binary.AppendUvarint(b, uint64(len(m.doc.Body)))
+			write()
+			h.Write(m.doc.Body)
+		default:
+			b = append(b, 's', byte(m.state))
+			text(string(m.reason))
+			write()
+		}
+	}
+	b = append(b, 'e')
+	write()
 }
 
 // Render implements dialog.Content: the multipart body of the NOTIFY that is
 // about to be sent (RFC 4662 section 5). What it renders counts as sent.
 func (v *view) Render(dst []byte, w dialog.View) ([]byte, string) {
 	v.s.s.stats.Rendered.Add(1)
+	v.back = false // what members say from now on is news
 	r := renderer{v: v, w: w, stamp: strconv.FormatUint(uint64(w.Version), 10) + "." + v.token + "@" + hostOf(v.in.Resource)}
 	return r.node(dst, v.root, v.in.URI, w.Version, w.Full || !v.root.sent, "l0.")
 }

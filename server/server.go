@@ -56,6 +56,8 @@ type Server struct {
 	userLog  sip.LogLimit
 	guard    *sip.Guard
 	sources  []xcapclient.Source // on top of the configured ones
+	remote   []*xcapclient.HTTPSource
+	xcapVia  http.RoundTripper // nil: as the machine does
 	commits  func(dialog.Store) dialog.Store
 	random   func(shard uint8) io.Reader
 	rt       *dialog.Runtime
@@ -111,6 +113,11 @@ func (n *guarded) Refuse(m *sip.Message) { n.Send(sip.ResponseFlow(m), sip.Overl
 // WithSource puts a source of documents on top of the configured ones.
 func WithSource(src xcapclient.Source) Option {
 	return func(s *Server) { s.sources = append(s.sources, src) }
+}
+
+// WithTransport carries the requests to XCAP servers.
+func WithTransport(via http.RoundTripper) Option {
+	return func(s *Server) { s.xcapVia = via }
 }
 
 // WithCommits has the runtime commit to what wrap makes of the store.
@@ -169,7 +176,9 @@ func (s *Server) openDocuments() error {
 			s.stored = xcapclient.Stored(s.store)
 			sources = append(sources, s.stored)
 		case strings.HasPrefix(x, "http://"), strings.HasPrefix(x, "https://"):
-			sources = append(sources, xcapclient.HTTP(x, xcapclient.HTTPOptions{Log: s.log.With("component", "xcap")}))
+			h := xcapclient.HTTP(x, xcapclient.HTTPOptions{Log: s.log.With("component", "xcap"), Transport: s.xcapVia, Copies: copies{s.store, copyRoot(x)}})
+			s.remote = append(s.remote, h)
+			sources = append(sources, h)
 		default:
 			d, err := xcapclient.Dir(x, s.log.With("component", "xcap"))
 			if err != nil {
@@ -355,6 +364,7 @@ func (s *Server) Start(ctx context.Context) (err error) {
 		}
 	}()
 	s.rt.Start()
+	s.restoreDocuments(ctx)
 	if err := s.catalog.Load(ctx); err != nil {
 		s.log.Warn("list services not readable; trying again", "err", err)
 		s.over.Go(func() { s.reload(run) })
@@ -442,6 +452,9 @@ func (s *Server) recover(ctx context.Context) (restored func() error, err error)
 		subs, rec := 0, s.rt.Recover(s.set.spread)
 		err := s.store.Subscriptions(ctx, func(row dialog.SubscriptionRow) error {
 			subs++
+			if row.List {
+				s.catalog.Expect(row.Resource)
+			}
 			if err := rec.Add(row, !clean || tell[row.ID]); err != nil {
 				s.log.Error("stored subscription not usable", "err", err)
 			}

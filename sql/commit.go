@@ -197,9 +197,9 @@ const (
 
 var commitStatements = map[engine][]string{
 	engineSQLite: {subscriptions.upsertSQLite, deleteSubscription, raiseCeiling, publications.upsertSQLite, deletePublication,
-		remotes.upsertSQLite, deleteRemote, documents.upsertSQLite, metas.upsertSQLite},
+		remotes.upsertSQLite, deleteRemote, documents.upsertSQLite, metas.upsertSQLite, copies.upsertSQLite, deleteCopy},
 	enginePostgres: {subscriptions.upsertPG, deleteSubscriptionsPG, raiseCeilingsPG, publications.upsertPG, deletePublicationsPG,
-		remotes.upsertPG, deleteRemotesPG, documents.upsertPG, metas.upsertPG},
+		remotes.upsertPG, deleteRemotesPG, documents.upsertPG, metas.upsertPG, copies.upsertPG, deleteCopies},
 }
 
 // execer runs a prepared statement, within a transaction or, for a single one, without.

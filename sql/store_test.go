@@ -53,7 +53,7 @@ func subRow(i int) dialog.SubscriptionRow {
 		RemoteURI: `"Alice" <sip:alice@example.com>`, LocalTag: "a6a1c5f60faecf035a1ae5b6e96e979a-0b0a", RemoteTag: "1928301774", RemoteTarget: "sip:alice@192.0.2.4:5062;transport=tcp",
 		RouteSet: "<sip:p1.example.com;lr>, <sip:p2.example.com;lr>", LocalContact: "<sip:192.0.2.1:5060>", Flow: "udp:192.0.2.1:5060>192.0.2.4:5062",
 		Accept: "application/pidf+xml, application/rlmi+xml, multipart/related", UserAgent: "Phone/1.0", RemoteCSeq: 4294967295, CSeqCeiling: 100,
-		VersionOffset: 3, List: i%2 == 1, CreatedMS: 1790000000000, ExpiresMS: 1790003600000,
+		VersionOffset: 3, List: i%2 == 1, Told: 1<<63 - 1 - uint64(i), CreatedMS: 1790000000000, ExpiresMS: 1790003600000,
 	}
 }
 
@@ -277,7 +277,7 @@ func testRows(t *testing.T, s *Store, dsn string) {
 	changed := dialog.SubscriptionRow{
 		ID: full.ID, Shard: 9, Event: "a", EventID: "b", Resource: "c", Watcher: "d", CallID: "e", LocalURI: "f", RemoteURI: "g", LocalTag: "x", RemoteTag: "h",
 		RemoteTarget: "i", RouteSet: "j", LocalContact: "k", Flow: "l", Accept: "m", Encoding: "w", UserAgent: "n", RemoteCSeq: 1, CSeqCeiling: 2, VersionOffset: 4,
-		List: false, CreatedMS: 5, ExpiresMS: 6,
+		List: false, Told: 10, CreatedMS: 5, ExpiresMS: 6,
 	}
 	for v, i := reflect.ValueOf(changed), 0; i < v.NumField(); i++ {
 		if v.Field(i).IsZero() && v.Type().Field(i).Name != "List" {

@@ -50,6 +50,7 @@ var subscriptions = newTable("subscription", 1, []column[dialog.SubscriptionRow]
 	{"cseq_ceiling", func(r *dialog.SubscriptionRow) any { return &r.CSeqCeiling }},
 	{"version_offset", func(r *dialog.SubscriptionRow) any { return &r.VersionOffset }},
 	{"list", func(r *dialog.SubscriptionRow) any { return &r.List }},
+	{"told", func(r *dialog.SubscriptionRow) any { return &r.Told }},
 	{"created_ms", func(r *dialog.SubscriptionRow) any { return &r.CreatedMS }},
 	{"expires_ms", func(r *dialog.SubscriptionRow) any { return &r.ExpiresMS }},
 })

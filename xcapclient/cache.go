@@ -9,6 +9,7 @@ type cache[V any] struct {
 	bytes                int
 	byName               map[string]*list.Element
 	order                *list.List // front: used last
+	dropped              func(name string)
 }
 
 type cached[V any] struct {
@@ -18,7 +19,7 @@ type cached[V any] struct {
 }
 
 func newCache[V any](entries, bytes int) *cache[V] {
-	return &cache[V]{maxEntries: entries, maxBytes: bytes, byName: map[string]*list.Element{}, order: list.New()}
+	return &cache[V]{maxEntries: entries, maxBytes: bytes, byName: map[string]*list.Element{}, order: list.New(), dropped: func(string) {}}
 }
 
 func (c *cache[V]) get(name string) (v V, ok bool) {
@@ -67,6 +68,7 @@ func (c *cache[V]) remove(name string) {
 	c.order.Remove(e)
 	delete(c.byName, name)
 	c.bytes -= e.Value.(*cached[V]).size
+	c.dropped(name)
 }
 
 // each visits all without using them.

@@ -15,6 +15,7 @@
 //     instance) ends the search with its error: what a lower layer says may grant more than the missing document would
 //     (XC-05, RFC 5025 10). A source that has nothing says fs.ErrNotExist, and only then the next one is asked.
 //   - Every copy in memory is bounded, in bytes and where a peer decides their number in entries.
+//   - What HTTPOptions.Copies keeps of a server's documents beyond the process is bounded as its copies in memory are.
 //   - Changes are named, not delivered: a burst of changes of one document can be one call of a watcher, which reads
 //     the newest version. A change is never lost while Run runs; one that changes nothing may be told.
 //

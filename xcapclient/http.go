@@ -37,6 +37,8 @@ type HTTPOptions struct {
 	Header http.Header
 	// Transport carries the requests; nil means one of its own.
 	Transport http.RoundTripper
+	// Copies keeps the copies beyond the process; nil means that they end with it. See HTTPSource.Restore.
+	Copies Copies
 	// Log hears of a server that fails, at most every 30 s; nil means nobody does.
 	Log *slog.Logger
 }
@@ -53,6 +55,10 @@ type HTTPSource struct {
 	mu      sync.Mutex
 	cache   *cache[*copied]
 	flights map[string]*flight
+	trust   time.Time           // until then copies are used however old: we have just begun
+	failing bool                // the newest request failed: nobody who can have a copy waits for the next one
+	unsaved map[string]struct{} // copies that differ from those kept
+	toSave  chan struct{}       // holds a value when there are any
 
 	warnMu     sync.Mutex
 	warned     time.Time
@@ -120,7 +126,9 @@ func HTTP(root string, opt HTTPOptions) *HTTPSource {
 	s := &HTTPSource{
 		root: strings.TrimRight(root, "/"), opt: opt, slots: make(chan struct{}, opt.Concurrency), changes: newChanges(),
 		cache: newCache[*copied](opt.CacheEntries, opt.CacheBytes), flights: map[string]*flight{},
+		unsaved: map[string]struct{}{}, toSave: make(chan struct{}, 1),
 	}
+	s.cache.dropped = s.unsavedLocked
 	u, err := url.Parse(root)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
 		s.rootErr = fmt.Errorf("XCAP root %q is not an http or https URI", root)
@@ -136,7 +144,7 @@ func HTTP(root string, opt HTTPOptions) *HTTPSource {
 }
 
 // Document returns the copy when it is fresh, otherwise what the server says. Callers that want the same document
-// share one request, which goes on when they give up.
+// share one request, which goes on when they give up. While the server fails nobody waits for it who can have a copy.
 func (s *HTTPSource) Document(ctx context.Context, selector string) (Document, error) {
 	if s.rootErr != nil {
 		return Document{}, s.rootErr
@@ -148,12 +156,16 @@ func (s *HTTPSource) Document(ctx context.Context, selector string) (Document, e
 	now := time.Now()
 	s.mu.Lock()
 	c, ok := s.cache.get(selector)
-	if ok && s.fresh(c, now) {
+	if ok && (s.fresh(c, now) || now.Before(s.trust)) {
 		s.mu.Unlock()
 		return c.answer(selector)
 	}
 	f := s.startLocked(selector)
+	failing := s.failing
 	s.mu.Unlock()
+	if ok && failing {
+		return c.answer(selector)
+	}
 	select {
 	case <-f.done:
 	case <-ctx.Done():
@@ -213,21 +225,26 @@ func (s *HTTPSource) fly(f *flight, selector string, old *copied) {
 		err = temporary{fmt.Errorf("%d requests are under way: %w", cap(s.slots), ctx.Err())}
 	}
 	now := time.Now()
+	failed := false
 	if err != nil {
-		if _, again := errors.AsType[temporary](err); again && old != nil {
-			s.warn(selector, err)
+		if _, failed = errors.AsType[temporary](err); failed && old != nil {
+			s.warn("XCAP server failed, its last known documents are used", selector, err)
 			to, err = &copied{doc: old.doc, etag: old.etag, checked: old.checked, retry: now.Add(min(stalePause, s.opt.MaxAge))}, nil
 		}
 	}
 	f.to, f.err = to, err
 	changed := false
 	s.mu.Lock()
+	s.failing = failed
 	if err == nil {
 		size := 0
 		if to.doc != nil {
 			size = len(to.doc.Body)
 		}
 		s.cache.put(selector, to, size)
+		if old == nil || old.etag != to.etag || !same(old.doc, to.doc) {
+			s.unsavedLocked(selector)
+		}
 		changed = old != nil && !same(old.doc, to.doc)
 		delete(s.flights, selector)
 	}
@@ -303,11 +320,16 @@ func (s *HTTPSource) fetch(ctx context.Context, selector string, old *copied) (*
 		return nil, fmt.Errorf("GET %s: document larger than %d bytes", address, s.opt.MaxBody)
 	}
 	c := &copied{etag: resp.Header.Get("ETag"), checked: now}
-	c.doc = &Document{Selector: selector, Body: slices.Clip(body), ETag: unquote(c.etag), Origin: address}
-	if c.doc.ETag == "" {
-		c.doc.ETag = ContentTag(body)
-	}
+	c.doc = document(selector, address, c.etag, slices.Clip(body))
 	return c, nil
+}
+
+func document(selector, address, etag string, body []byte) *Document {
+	d := &Document{Selector: selector, Body: body, ETag: unquote(etag), Origin: address}
+	if d.ETag == "" {
+		d.ETag = ContentTag(body)
+	}
+	return d
 }
 
 func unquote(etag string) string {
@@ -318,7 +340,7 @@ func unquote(etag string) string {
 	return etag
 }
 
-func (s *HTTPSource) warn(selector string, err error) {
+func (s *HTTPSource) warn(what, selector string, err error) {
 	s.warnMu.Lock()
 	now := time.Now()
 	if now.Sub(s.warned) < warnInterval {
@@ -329,7 +351,7 @@ func (s *HTTPSource) warn(selector string, err error) {
 	n := s.suppressed
 	s.warned, s.suppressed = now, 0
 	s.warnMu.Unlock()
-	s.opt.Log.Warn("XCAP server failed, its last known documents are used", "selector", selector, "also_failed", n, "err", err)
+	s.opt.Log.Warn(what, "selector", selector, "also_failed", n, "err", err)
 }
 
 // Selectors gives rls-services/global/index, which unites all services of an XCAP server (RFC 4826 4.4.5), whether it
@@ -350,13 +372,16 @@ func (s *HTTPSource) Refresh(ctx context.Context) (changed []string, err error) 
 	return nil, s.revalidate(ctx, func(*copied) bool { return true })
 }
 
-// Run asks the server again for each document as its copy reaches MaxAge.
+// Run asks the server again for each document as its copy reaches MaxAge, and keeps the copies (HTTPOptions.Copies).
 func (s *HTTPSource) Run(ctx context.Context, changed func([]string)) error {
 	// Twenty steps spread the requests over MaxAge as the first ones were.
 	tick := time.NewTicker(max(s.opt.MaxAge/20, time.Millisecond))
 	defer tick.Stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	if s.opt.Copies != nil {
+		wg.Go(func() { s.keep(ctx) })
+	}
 	busy := make(chan struct{}, 1)
 	for {
 		select {

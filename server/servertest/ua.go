@@ -481,6 +481,9 @@ func (s *Sub) notify(m Msg) (int, string) {
 	if m.H(sip.HdrRequire) != "eventlist" {
 		kind = -1
 	}
+	if n.Reason == "deactivated" && len(n.Body()) == 0 { // it may be another thing since a restart
+		kind = s.isList
+	}
 	s.nature(kind, "NOTIFY")
 	if m.Has(sip.HdrSupported) {
 		t.Errorf("RL-03: NOTIFY with Supported")
@@ -519,6 +522,9 @@ func (s *Sub) body(n *Notify, list bool) {
 			}
 		}
 		return
+	}
+	if len(n.Body()) == 0 && (n.State == "pending" || n.State == "terminated" && n.Reason != "timeout") {
+		return // there is no list to show, after a restart
 	}
 	msg, err := rlmi.Options{First: s.list == nil && s.gap != Crash}.Parse(ctype, n.Body())
 	if err != nil {
