@@ -303,6 +303,40 @@ func TestExternalListUnreadable(t *testing.T) {
 	})
 }
 
+// CP-06: windows of one rule open and close one after the other by time alone;
+// with presence_auth block, a window that closes ends the subscription.
+func TestSeveralWindows(t *testing.T) {
+	for _, mode := range []string{"confirm", "block"} {
+		ruled(t, func(c *server.Config) { c.PresenceAuth = mode }, func(w *servertest.World, n *servertest.Node) {
+			start := time.Now()
+			minute := func(m int) string { return start.Add(time.Duration(m) * time.Minute).Format(time.RFC3339) }
+			n.Put(aliceRules, ruleset(presRule("a", only(bob)+`<cr:validity><cr:from>`+minute(-5)+`</cr:from><cr:until>`+minute(10)+`</cr:until><cr:from>`+minute(20)+`</cr:from><cr:until>`+minute(30)+`</cr:until></cr:validity>`, "allow"),
+				presRule("b", only(bob)+`<cr:validity><cr:from>`+minute(25)+`</cr:from><cr:until>`+minute(40)+`</cr:until></cr:validity>`, "polite-block")))
+			w.UA(alice).Publication(n).Say("open", "here")
+			sub := w.UA(bob).Watch(n, alice)
+			want := []struct {
+				minute      int
+				state, text string
+			}{{0, "active", "open: here"}, {10, "pending", ""}, {20, "active", "open: here"}, {30, "active", "closed"}, {40, "pending", ""}}
+			if mode == "block" {
+				want = want[:2]
+				want[1].state = "terminated"
+			}
+			for _, c := range want {
+				w.Settle(time.Until(start.Add(time.Duration(c.minute)*time.Minute + time.Second)))
+				if got := sub.Next(); got.State != c.state || got.Text() != c.text || got.At.Before(start.Add(time.Duration(c.minute)*time.Minute)) {
+					t.Errorf("CP-06 %s, minute %d: %s %q at %v", mode, c.minute, got.State, got.Text(), got.At.Sub(start))
+				}
+			}
+			if mode == "confirm" {
+				sub.Quiet(15*time.Minute, "CP-06: no window is left")
+			} else if !sub.Over() {
+				t.Error("CP-06: the subscription is not over")
+			}
+		})
+	}
+}
+
 // The default rules are for whoever has no document of his own, and SIGHUP reads
 // them again, for live subscriptions too.
 func TestDefaultRules(t *testing.T) {

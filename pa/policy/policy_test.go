@@ -374,6 +374,11 @@ func TestExamples(t *testing.T) {
 		"rfc4745-s7.3-5-ruleset.xml":        "sip:john@doe.example.com z6y55r2",
 		"rfc4745-s7.4-6-ruleset.xml":        "",
 		"rfc5025-s6-1-ruleset.xml":          "sip:user@example.com a",
+		"oma-rcs-pres-rules.xml":            "sip:alice@example.com wp_prs_allow_own",
+		"oma-rcs-pres-rules.xml (2)":        "sip:bob@example.com wp_prs_grantedcontacts",
+		"oma-rcs-pres-rules.xml (3)":        "sip:mallory@example.com wp_prs_blockedcontacts",
+		"oma-rcs-pres-rules.xml (4)":        "sip:carol@example.com wp_prs_unlisted",
+		"oma-rcs-pres-rules.xml (5)":        "sip:anonymous@anonymous.invalid rcs_allow_services_anonymous",
 		"ser-im-rules-draft-syntax.xml":     "sip:smith@example.com blacklist",
 		"ser-im-rules-draft-syntax.xml (2)": "sip:jan@example.com whitelist",
 	}
@@ -387,6 +392,11 @@ func TestExamples(t *testing.T) {
 		if rs.Len() == 0 {
 			t.Errorf("%s: no rules", name)
 		}
+		const contacts = "http://xcap.example.com/resource-lists/users/sip:alice@example.com/index/~~/resource-lists/list%5B@name=%22oma_"
+		rs = rs.WithLists(map[string]List{
+			contacts + "grantedcontacts%22%5D": {Members: members("sip:bob@example.com")},
+			contacts + "blockedcontacts%22%5D": {Members: members("sip:mallory@example.com")},
+		})
 		watcher, id, _ := strings.Cut(w, " ")
 		_, reports := Explain([]*Ruleset{rs}, Request{Watcher: watcher, Sphere: "work", Now: now})
 		fired := matched(reports)
