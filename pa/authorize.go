@@ -71,7 +71,7 @@ func (a *Agent) basis(pkg string) policy.Basis {
 	if pkg == "" {
 		pkg = "presence"
 	}
-	if b, ok := a.opt.Packages[pkg]; ok {
+	if b, ok := a.opt.Bases[pkg]; ok {
 		return b
 	}
 	if a.opt.Mode == Open {
@@ -134,7 +134,7 @@ func (a *Agent) Explain(q Question) Explanation {
 	case ByDefault:
 		out.Default = "presence-auth " + a.opt.Mode.String()
 	case ByOpen, OwnerOnly:
-		if b, ok := a.opt.Packages[q.Package]; ok {
+		if b, ok := a.opt.Bases[q.Package]; ok {
 			out.Default = "package-auth " + q.Package + "=" + b.String()
 		} else if basis == ByOpen {
 			out.Default = "presence-auth open"

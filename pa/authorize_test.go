@@ -98,7 +98,7 @@ func TestDecideBasis(t *testing.T) {
 		{Block, "sip:carol@example.com", "", allow, true, true, "default terminated block, because the recipient has rules"},
 		{Block, alice, "", allow, true, false, "owner active "},
 	} {
-		a := New(Options{Mode: c.mode, MessageAllowed: c.messages, Packages: map[string]policy.Basis{"conference": policy.Anybody, "reg": policy.Owner}})
+		a := New(Options{Mode: c.mode, MessageAllowed: c.messages, Bases: map[string]policy.Basis{"conference": policy.Anybody, "reg": policy.Owner}})
 		e := a.Explain(Question{Watcher: c.watcher, Resource: alice, Package: c.pkg, Sets: c.sets, Message: c.message, Now: time.Unix(0, 0)})
 		if got := e.Basis + " " + e.Status + " " + e.Default; got != c.want {
 			t.Errorf("%+v: %s, want %s", c, got, c.want)

@@ -66,7 +66,7 @@ type Options struct {
 	Component uint8 // the agent's index among the runtime's components
 	Mode      Mode
 	Rules     RuleSource              // not used with Open
-	Packages  map[string]policy.Basis // what decides about a package, where it is not policy.BasisOf
+	Bases     map[string]policy.Basis // what decides about a package, where it is not policy.BasisOf
 	Messages  RuleSource              // of MESSAGE
 	// MessageAllowed is what the sender of a MESSAGE gets whose recipient has no
 	// rules at all.

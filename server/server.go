@@ -199,7 +199,7 @@ func (s *Server) wire() {
 			})
 		},
 	})
-	s.agent = pa.New(pa.Options{Component: paComponent, Mode: s.set.mode, Rules: s.rules, Packages: s.set.packageAuth,
+	s.agent = pa.New(pa.Options{Component: paComponent, Mode: s.set.mode, Rules: s.rules, Bases: s.set.packageAuth,
 		Messages: s.messages, MessageAllowed: s.set.messageAllowed, Log: s.log.With("component", "pa")})
 	s.lists = rls.New(rls.Options{Component: rlsComponent, Catalog: s.catalog, Open: s.set.mode == pa.Open, Local: s.local, Log: s.log.With("component", "rls")})
 	s.gateway = b2b.New(b2b.Options{Component: b2bComponent, Routes: s.set.remote, Local: s.local,
