@@ -8,6 +8,7 @@ import (
 
 	"rollcall/dialog"
 	"rollcall/pa/policy"
+	"rollcall/sip"
 )
 
 // panicking rules cannot be read to their end.
@@ -27,6 +28,32 @@ func TestRulesPanic(t *testing.T) {
 			}
 		})
 	})
+}
+
+// PR-18: nor does a MESSAGE come because its rules were not read to their end.
+func TestMessageRulesPanic(t *testing.T) {
+	const text = "MESSAGE sip:alice@example.com SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.9:5060;branch=z9hG4bK1\r\nMax-Forwards: 70\r\nFrom: <sip:bob@example.com>;tag=1\r\nTo: <sip:alice@example.com>\r\nCall-ID: 1\r\nCSeq: 1 MESSAGE\r\nContent-Length: 0\r\n\r\n"
+	for _, c := range []struct {
+		rules           RuleSource
+		allowed, denied uint64
+	}{{panicking{}, 0, 0}, {nil, 1, 0}, {&stillRules{sets: mustRules(t, "")}, 0, 1}} {
+		opt := Options{Messages: c.rules, MessageAllowed: true}
+		var st *Stats
+		inShard(t, opt, func(turn func(func(*dialog.Turn, *Shard, *sinks))) {
+			turn(func(tn *dialog.Turn, s *Shard, _ *sinks) {
+				st = s.a.Stats()
+				m := sip.NewMessage()
+				m.Raw = []byte(text)
+				if err := m.Parse(m.Raw, false); err != nil {
+					t.Fatal(err)
+				}
+				s.Message(tn, &dialog.Request{Msg: m, Resource: alice, Watcher: dialog.Identity{URI: "sip:bob@example.com"}})
+			})
+		})
+		if a, d := st.MessagesAllowed.Load(), st.MessagesDenied.Load(); a != c.allowed || d != c.denied {
+			t.Errorf("%T: %d allowed, %d denied, want %d and %d", c.rules, a, d, c.allowed, c.denied)
+		}
+	}
 }
 
 // PR-17: after a change that concerns everybody each watched presentity is

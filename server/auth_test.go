@@ -340,7 +340,11 @@ func TestSeveralWindows(t *testing.T) {
 // The default rules are for whoever has no document of his own, and SIGHUP reads
 // them again, for live subscriptions too.
 func TestDefaultRules(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "rules.xml")
+	dir := filepath.Join(t.TempDir(), "users", alice) // which makes it no document of hers
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "rules.xml")
 	write := func(rules ...string) {
 		t.Helper()
 		if err := os.WriteFile(file, []byte(ruleset(rules...)), 0o600); err != nil {

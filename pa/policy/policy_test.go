@@ -459,7 +459,19 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		for _, w := range []string{"", "sip:alice@example.com", "sip:user@example.com"} {
+		anchors := rs.ExternalLists()
+		if rs.Len() > maxRules || len(anchors) > maxLists {
+			t.Fatalf("%d rules, %d lists", rs.Len(), len(anchors))
+		}
+		known := map[string]List{}
+		for i, a := range anchors {
+			known[a] = List{Members: members("sip:user@example.com")}
+			if i == 7 {
+				known[a] = List{Missing: "lost"}
+			}
+		}
+		rs = rs.WithLists(known)
+		for _, w := range []string{"", "sip:alice@example.com", "sip:user@example.com", "sip:anonymous@anonymous.invalid"} {
 			r := Request{Watcher: w, Sphere: "work", Now: now}
 			once, twice := Evaluate([]*Ruleset{rs}, r), Evaluate([]*Ruleset{rs, rs}, r)
 			if once.Handling != twice.Handling || once.Matched != twice.Matched || once.Transform.Key() != twice.Transform.Key() || !once.NextChange.Equal(twice.NextChange) {
@@ -469,6 +481,11 @@ func FuzzParse(f *testing.F) {
 				t.Fatalf("%+v", once)
 			}
 			explained, reports := Explain([]*Ruleset{rs}, r)
+			for _, rep := range reports {
+				if rep.Matched && rep.Outranked {
+					t.Fatalf("%+v", rep)
+				}
+			}
 			if len(reports) != rs.Len() || explained.Handling != once.Handling || explained.Matched != once.Matched {
 				t.Fatalf("%d reports of %d rules, %+v", len(reports), rs.Len(), explained)
 			}
