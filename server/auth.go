@@ -10,7 +10,10 @@ import (
 )
 
 // Authorization is an answer of the admin API: what a pair may, and why.
-type Authorization = pa.Explanation
+type (
+	Authorization = pa.Explanation
+	RuleReport    = policy.RuleReport
+)
 
 // apiAuth decides for a pair as a SUBSCRIBE or a MESSAGE would be: GET
 // /api/v1/auth?watcher=URI&presentity=URI[&package=NAME | &method=MESSAGE]. More

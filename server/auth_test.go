@@ -473,10 +473,17 @@ func TestAuthAPI(t *testing.T) {
 			query string
 			want  int
 		}{
-			{"", 400}, {"watcher=" + bob, 400}, {"presentity=" + alice, 400}, {"watcher=bob&presentity=" + alice, 400}, {"watcher=&presentity=" + alice, 400},
-			{"watcher=" + bob + "&presentity=sip:ann@example.org", 404}, {"watcher=" + bob + "&presentity=" + team, 404},
-			{"watcher=" + bob + "&presentity=" + alice + "&package=weather", 400}, {"watcher=" + bob + "&presentity=" + alice + "&method=INVITE", 400},
-			{"watcher=" + bob + "&presentity=" + alice + "&method=MESSAGE&package=presence", 400}, {"watcher=" + bob + "&presentity=" + alice + "&method=SUBSCRIBE", 200},
+			{"", 400},
+			{"watcher=" + bob, 400},
+			{"presentity=" + alice, 400},
+			{"watcher=bob&presentity=" + alice, 400},
+			{"watcher=&presentity=" + alice, 400},
+			{"watcher=" + bob + "&presentity=sip:ann@example.org", 404},
+			{"watcher=" + bob + "&presentity=" + team, 404},
+			{"watcher=" + bob + "&presentity=" + alice + "&package=weather", 400},
+			{"watcher=" + bob + "&presentity=" + alice + "&method=INVITE", 400},
+			{"watcher=" + bob + "&presentity=" + alice + "&method=MESSAGE&package=presence", 400},
+			{"watcher=" + bob + "&presentity=" + alice + "&method=SUBSCRIBE", 200},
 			{strings.Repeat("watcher="+bob+"&", 17) + "presentity=" + alice, 400},
 		} {
 			var e struct{ Error string }

@@ -9,7 +9,6 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"rollcall/pa/policy"
 	"rollcall/server"
 )
 
@@ -116,7 +115,7 @@ func printAuth(w io.Writer, a *server.Authorization) error {
 }
 
 // ruleReason says why a rule counted or not.
-func ruleReason(r *policy.RuleReport) string {
+func ruleReason(r *server.RuleReport) string {
 	var failed []string
 	for _, c := range r.Conditions {
 		if c.Holds {

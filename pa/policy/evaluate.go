@@ -217,8 +217,10 @@ func earlier(t *time.Time, u time.Time) {
 }
 
 func (rule *rule) report(document string, in *input, matched, outranked bool) RuleReport {
-	out := RuleReport{Document: document, ID: rule.id, Matched: matched, Outranked: outranked, Handling: rule.handling.String(),
-		Message: "block", Grants: rule.transform.Grants()}
+	out := RuleReport{
+		Document: document, ID: rule.id, Matched: matched, Outranked: outranked, Handling: rule.handling.String(),
+		Message: "block", Grants: rule.transform.Grants(),
+	}
 	if rule.message {
 		out.Message = "allow"
 	}

@@ -107,8 +107,10 @@ func TestPackages(t *testing.T) {
 			t.Errorf("%s of %s: %s, want %s", c.pkg, c.watcher, got, c.want)
 		}
 	}
-	for pkg, want := range map[string]Basis{"presence": Rules, "dialog": Rules, "conference": Rules, "presence.winfo": Owner, "dialog.winfo": Owner, "presence.winfo.winfo": Owner,
-		"message-summary": Owner, "reg": Owner, "as-feature-event": Owner, "winfo": Rules} {
+	for pkg, want := range map[string]Basis{
+		"presence": Rules, "dialog": Rules, "conference": Rules, "presence.winfo": Owner, "dialog.winfo": Owner, "presence.winfo.winfo": Owner,
+		"message-summary": Owner, "reg": Owner, "as-feature-event": Owner, "winfo": Rules,
+	} {
 		if got := BasisOf(pkg); got != want {
 			t.Errorf("%s: %v, want %v", pkg, got, want)
 		}

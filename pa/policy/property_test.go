@@ -405,8 +405,10 @@ func litDocument(other bool, rs []string) string {
 
 // litMembers are what can name components, right and wrong ones.
 var litMembers = map[string][]string{
-	"services": {"all", "class T-c1-class.", "class t-c1-class.", "class P-c1-class.", "occurrence-id T-c2.", "occurrence-id P-c1.", "service-uri sip:c1@example.com",
-		"service-uri sip:c2@example.com", "service-uri im:c2@example.com", "service-uri-scheme im", "service-uri-scheme SIP", "op:service-id org.example.c2", "service-id org.example.c1", "deviceID urn:uuid:c1"},
+	"services": {
+		"all", "class T-c1-class.", "class t-c1-class.", "class P-c1-class.", "occurrence-id T-c2.", "occurrence-id P-c1.", "service-uri sip:c1@example.com",
+		"service-uri sip:c2@example.com", "service-uri im:c2@example.com", "service-uri-scheme im", "service-uri-scheme SIP", "op:service-id org.example.c2", "service-id org.example.c1", "deviceID urn:uuid:c1",
+	},
 	"persons": {"all", "class P-c1-class.", "class P-c2-class.", "occurrence-id P-c2.", "occurrence-id T-c1.", "service-uri sip:c1@example.com"},
 	"devices": {"all", "class D-c1-class.", "occurrence-id D-c2.", "deviceID urn:uuid:c1", "deviceID urn:uuid:c3", "deviceID URN:UUID:C2"},
 }
