@@ -218,21 +218,6 @@ func (c *Config) settings() (*settings, error) {
 	if s.defaultRules, err = readDefaultRules(c.DefaultRules); err != nil {
 		fault("default_rules", "%v", err)
 	}
-	s.packageAuth = make(map[string]policy.Basis)
-	for name, v := range c.PackageAuth {
-		b, ok := policy.ParseBasis(v)
-		switch {
-		case packageOf(name) == nil:
-			fault("package_auth", "%q is not a package", name)
-		case !ok:
-			fault("package_auth", "%s=%s: %q is none of rules, owner, open", name, v, v)
-		case b == policy.Rules && strings.HasSuffix(name, ".winfo"):
-			fault("package_auth", "%s=%s: presence rules do not speak of watcher information: owner or open", name, v)
-		case b == policy.Rules && s.mode == pa.Open:
-			fault("package_auth", "%s=%s: presence_auth open reads no rules", name, v)
-		}
-		s.packageAuth[name] = b
-	}
 	switch c.MessageAuth {
 	case "allow":
 		s.messageAllowed = true
@@ -303,6 +288,21 @@ func (c *Config) settings() (*settings, error) {
 			fault("notify_interval", "%q is not a package", name)
 		}
 		s.intervals[name] = d
+	}
+	s.packageAuth = make(map[string]policy.Basis)
+	for name, v := range c.PackageAuth {
+		b, ok := policy.ParseBasis(v)
+		switch {
+		case packageOf(name) == nil:
+			fault("package_auth", "%q is not a package", name)
+		case !ok:
+			fault("package_auth", "%s=%s: %q is none of rules, owner, open", name, v, v)
+		case b == policy.Rules && strings.HasSuffix(name, ".winfo"):
+			fault("package_auth", "%s=%s: presence rules do not speak of watcher information: owner or open", name, v)
+		case b == policy.Rules && s.mode == pa.Open:
+			fault("package_auth", "%s=%s: presence_auth open reads no rules", name, v)
+		}
+		s.packageAuth[name] = b
 	}
 	if d, err := time.ParseDuration(c.RecoverySpread); err != nil || d < 0 || d > maxSpread {
 		fault("recovery_spread", "%q is not a duration such as 10s, at most %v", c.RecoverySpread, maxSpread)
