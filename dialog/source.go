@@ -87,7 +87,7 @@ type Sink interface {
 
 // Component is one shard's part of the presence agent, the list server or the
 // B2BUA. Optional abilities are found by type assertion: Source, Sink,
-// Publisher, SubscriberUser.
+// Publisher, Messenger, SubscriberUser.
 type Component interface {
 	// Timer is called for a timer set with Turn.SetTimer.
 	Timer(t *Turn, id uint64)
@@ -97,6 +97,12 @@ type Component interface {
 // each with Turn.Reply, at once or later.
 type Publisher interface {
 	Publish(t *Turn, r *Request)
+}
+
+// Messenger takes MESSAGE requests for local resources (RFC 3428). It answers
+// each with Turn.Reply or Turn.Fail, at once or later.
+type Messenger interface {
+	Message(t *Turn, r *Request)
 }
 
 // Document is a body. It is immutable and shared by all who show it.

@@ -16,8 +16,25 @@ import (
 	"rollcall/sip/body"
 )
 
-// allow is the methods this server takes (CORE-01).
+// allow is the methods this server takes (CORE-01), MESSAGE if a component does.
 const allow = "SUBSCRIBE, NOTIFY, PUBLISH, OPTIONS"
+
+func (sh *shard) allow() string {
+	if sh.messenger() != nil {
+		return allow + ", MESSAGE"
+	}
+	return allow
+}
+
+// messenger is who takes MESSAGE, nil when nobody does.
+func (sh *shard) messenger() Messenger {
+	for _, c := range sh.components {
+		if m, ok := c.(Messenger); ok {
+			return m
+		}
+	}
+	return nil
+}
 
 // known are methods that exist but are not ours: 405 instead of 501.
 func known(m sip.Method) bool { return m != sip.MethodUnknown }
@@ -103,6 +120,16 @@ func (sh *shard) crashed(t *Turn) {
 func (sh *shard) request(t *Turn, r *Request) *Error {
 	m, rt := r.Msg, sh.rt
 	switch m.Method() {
+	case sip.MESSAGE:
+		if sh.messenger() == nil {
+			return Refuse(405, "", "Allow", sh.allow())
+		}
+		if len(m.To().Tag()) > 0 { // no dialog of ours has messages
+			return Refuse(481, "")
+		}
+		if now, err := sh.identify(t, r); !now || err != nil {
+			return err
+		}
 	case sip.SUBSCRIBE, sip.PUBLISH:
 		if now, err := sh.identify(t, r); !now || err != nil {
 			return err
@@ -115,7 +142,7 @@ func (sh *shard) request(t *Turn, r *Request) *Error {
 		if err := unknownExtensions(m); err != nil {
 			return err
 		}
-		t.Reply(r, 200, "", "Allow", allow, "Accept", strings.Join(rt.opt.Packages.Types(), ", "), "Accept-Encoding", body.AcceptEncoding,
+		t.Reply(r, 200, "", "Allow", sh.allow(), "Accept", strings.Join(rt.opt.Packages.Types(), ", "), "Accept-Encoding", body.AcceptEncoding,
 			"Accept-Language", "en", "Supported", "eventlist", "Allow-Events", rt.opt.Packages.AllowEvents())
 		return nil
 	case sip.CANCEL: // of a non-INVITE request it has no effect (CORE-24)
@@ -126,9 +153,9 @@ func (sh *shard) request(t *Turn, r *Request) *Error {
 		return nil
 	default:
 		if known(m.Method()) {
-			return Refuse(405, "", "Allow", allow)
+			return Refuse(405, "", "Allow", sh.allow())
 		}
-		return Refuse(501, "", "Allow", allow)
+		return Refuse(501, "", "Allow", sh.allow())
 	}
 	if err := unknownExtensions(m); err != nil {
 		return err
@@ -149,8 +176,14 @@ func (sh *shard) request(t *Turn, r *Request) *Error {
 			return &Error{Status: 400, Reason: "Bad Request-URI", Err: kerr}
 		case !local && m.Method() == sip.PUBLISH:
 			return Refuse(404, "") // before anything else (PUB-01)
+		case !local && m.Method() == sip.MESSAGE:
+			return Refuse(404, "") // it is relayed to nobody
 		}
 		r.Resource = key
+	}
+	if m.Method() == sip.MESSAGE {
+		sh.messenger().Message(t, r)
+		return nil
 	}
 	pkg, err := sh.eventOf(m)
 	if err != nil {
@@ -170,7 +203,7 @@ func (sh *shard) request(t *Turn, r *Request) *Error {
 				return nil
 			}
 		}
-		return Refuse(405, "", "Allow", allow)
+		return Refuse(405, "", "Allow", sh.allow())
 	}
 	return sh.subscribe(t, r)
 }

@@ -41,11 +41,16 @@ const (
 	Open // no rules are read at all; everybody sees everything
 )
 
+var modes = []string{"confirm", "allow", "block", "open"}
+
 // ParseMode reads a mode's name.
 func ParseMode(s string) (Mode, bool) {
-	i := slices.Index([]string{"confirm", "allow", "block", "open"}, s)
+	i := slices.Index(modes, s)
 	return Mode(max(i, 0)), i >= 0
 }
+
+// String returns the mode's name.
+func (m Mode) String() string { return modes[m] }
 
 // RuleSource gives the rules of a presentity, all documents of its owner
 // together (PR-02).
@@ -60,8 +65,13 @@ type RuleSource interface {
 type Options struct {
 	Component uint8 // the agent's index among the runtime's components
 	Mode      Mode
-	Rules     RuleSource // not used with Open
-	Log       *slog.Logger
+	Rules     RuleSource              // not used with Open
+	Bases     map[string]policy.Basis // what decides about a package, where it is not policy.BasisOf
+	Messages  RuleSource              // of MESSAGE
+	// MessageAllowed is what the sender of a MESSAGE gets whose recipient has no
+	// rules at all.
+	MessageAllowed bool
+	Log            *slog.Logger
 
 	MaxPublications int // per presentity, default 64; beyond it 503
 	MaxBody         int // bytes of a publication, default 64 KiB; beyond it 413
@@ -73,6 +83,7 @@ type Stats struct {
 	Presentities, Publications, Watchers  atomic.Int64
 	Published, Refreshed, Expired, Denied atomic.Uint64
 	Rendered                              atomic.Uint64 // documents: of the whole and of views
+	MessagesAllowed, MessagesDenied       atomic.Uint64 // by the recipients' rules
 }
 
 // Agent makes the shards and holds what they share.
@@ -314,7 +325,7 @@ func (s *Shard) fetchRules(t *dialog.Turn, p *presentity, asked bool) {
 	}
 	p.waits = false
 	var sets []*policy.Ruleset
-	err := errors.New("reading the rules failed")
+	err := errNotRead
 	ok := t.Async(func(ctx context.Context) { sets, err = s.a.opt.Rules.Fetch(ctx, p.key) }, func(t *dialog.Turn) {
 		s.fetches--
 		defer s.fetchNext(t)
@@ -370,6 +381,10 @@ func (s *Shard) fetchNext(t *dialog.Turn) {
 	}
 }
 
+// errNotRead stands where reading did not come to an end, a panic for instance:
+// that is not the same as no rules.
+var errNotRead = errors.New("the rules were not read")
+
 // rulesRetry is when rules that could not be read are read again.
 const rulesRetry = time.Minute
 
@@ -402,34 +417,11 @@ func (s *Shard) RulesChanged(t *dialog.Turn, resource string) {
 	}
 }
 
-// Decide is the rule decision for a pair, with the trace that explains it.
-func (a *Agent) Decide(watcher, resource, sphere string, sets []*policy.Ruleset, now time.Time) (policy.Decision, string) {
-	switch {
-	case a.opt.Mode == Open:
-		return policy.Decision{Handling: policy.Allow, Transform: policy.Everything()}, "open to everybody"
-	case watcher != "" && watcher == resource:
-		return policy.Decision{Handling: policy.Allow, Transform: policy.Everything()}, "the presentity itself"
-	}
-	d := policy.Evaluate(sets, policy.Request{Watcher: watcher, Sphere: sphere, Now: now})
-	if d.Matched {
-		return d, "rules"
-	}
-	switch a.opt.Mode {
-	case Allow:
-		d.Handling, d.Transform = policy.Allow, policy.Everything()
-	case Block:
-		d.Handling = policy.Block
-	default:
-		d.Handling = policy.Confirm
-	}
-	return d, "no rule matched"
-}
-
 // decide applies the rules to the watcher at a place and tells it what changed
 // by that. It returns whether its status in watcher information is another. A
 // watcher that is refused leaves a gap.
 func (s *Shard) decide(t *dialog.Turn, p *presentity, i int, uri string, sets []*policy.Ruleset) bool {
-	d, _ := s.a.Decide(uri, p.key, p.sphere, sets, t.Now)
+	d, _ := s.a.Decide(Question{Watcher: uri, Resource: p.key, Package: "presence", Sphere: p.sphere, Sets: sets, Now: t.Now})
 	s.ruleTimer(t, p, d.NextChange)
 	w, view := &p.watchers.all[i], p.viewOf(&d)
 	if w.is&decided != 0 && w.handling == d.Handling && w.view == view {

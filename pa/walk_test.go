@@ -298,7 +298,7 @@ func TestWalkUnderChange(t *testing.T) {
 						continue
 					}
 					live++
-					d, _ := s.a.Decide(uri, alice, p.sphere, rules.sets, tn.Now)
+					d, _ := s.a.Decide(Question{Watcher: uri, Resource: alice, Sphere: p.sphere, Sets: rules.sets, Now: tn.Now})
 					var body []byte
 					switch d.Handling {
 					case policy.Allow, policy.PoliteBlock:

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"rollcall/dialog"
+	"rollcall/pa/policy"
 	"rollcall/pa/winfo"
 )
 
@@ -29,9 +30,9 @@ const infoTime = 10 * time.Second
 const maxGone = 100
 
 // attachWatcherInfo serves presence.winfo: to the presentity itself, and in
-// open mode to everybody (WI-03).
+// open mode to everybody (WI-03), unless the package has a basis of its own.
 func (s *Shard) attachWatcherInfo(t *dialog.Turn, p *presentity, in dialog.Interest, to dialog.SinkRef) {
-	if in.Watcher.URI != in.Resource && s.a.opt.Mode != Open {
+	if d, _ := s.a.Decide(Question{Watcher: in.Watcher.URI, Resource: in.Resource, Package: in.Package.Name, Now: t.Now}); d.Handling != policy.Allow {
 		t.Update(dialog.Update{To: to, State: dialog.Terminated, Reason: dialog.Rejected,
 			Err: dialog.Refuse(403, "Only The Owner Sees Watchers")})
 		return

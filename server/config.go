@@ -14,6 +14,7 @@ import (
 
 	"rollcall/dialog"
 	"rollcall/pa"
+	"rollcall/pa/policy"
 	"rollcall/sip"
 	"rollcall/sip/auth"
 )
@@ -36,6 +37,9 @@ type Config struct {
 	XCAPServer     *bool             `yaml:"xcap_server"`     // serve XCAP out of the store; nil: when xcap has store
 	XCAPRoot       []string          `yaml:"xcap_root"`       // further root URIs that mean our own documents
 	PresenceAuth   string            `yaml:"presence_auth"`   // allow, confirm, block, open
+	DefaultRules   string            `yaml:"default_rules"`   // file of rules for presentities that have no document
+	PackageAuth    map[string]string `yaml:"package_auth"`    // what decides by package: rules, owner, open
+	MessageAuth    string            `yaml:"message_auth"`    // MESSAGE to those without im-rules: allow, block
 	Trust          []string          `yaml:"trust"`           // peers whose asserted identity is believed: CIDRs, tls:NAME
 	Digest         []string          `yaml:"digest"`          // hashes that users log in with, most preferred first
 	RemoteAuth     map[string]string `yaml:"remote_auth"`     // USER:PASSWORD by remote domain, for its servers' challenges
@@ -60,7 +64,7 @@ func Default() Config {
 	return Config{
 		Listen: []string{"udp:127.0.0.1:5060", "tcp:127.0.0.1:5060"}, HTTP: "127.0.0.1:8080",
 		Domain: []string{"localhost", "127.0.0.1"}, Store: "sqlite:" + filepath.Join(stateDir(), "rollcall.db"),
-		Durability: "write-through", Sync: "normal", Users: "store", XCAP: []string{"store"}, PresenceAuth: "confirm",
+		Durability: "write-through", Sync: "normal", Users: "store", XCAP: []string{"store"}, PresenceAuth: "confirm", MessageAuth: "block",
 		Trust: []string{"127.0.0.0/8", "::1/128"}, Digest: []string{"SHA-256", "MD5"}, TLSClientAuth: "none", RatePerSource: 100, LogLevel: "info",
 		RecoverySpread: "10s",
 	}
@@ -83,6 +87,11 @@ type settings struct {
 	durability dialog.Durability
 	fullSync   bool
 	mode       pa.Mode
+
+	defaultRules   []*policy.Ruleset
+	packageAuth    map[string]policy.Basis
+	messageAllowed bool
+
 	trust      []netip.Prefix
 	trustNames map[string]bool
 	digest     []auth.Algorithm
@@ -205,6 +214,17 @@ func (c *Config) settings() (*settings, error) {
 	if s.mode, ok = pa.ParseMode(c.PresenceAuth); !ok {
 		fault("presence_auth", "%q is none of allow, confirm, block, open", c.PresenceAuth)
 	}
+	var err error
+	if s.defaultRules, err = readDefaultRules(c.DefaultRules); err != nil {
+		fault("default_rules", "%v", err)
+	}
+	switch c.MessageAuth {
+	case "allow":
+		s.messageAllowed = true
+	case "block":
+	default:
+		fault("message_auth", "%q is neither allow nor block", c.MessageAuth)
+	}
 	s.trustNames = make(map[string]bool)
 	for _, t := range c.Trust {
 		if name, ok := strings.CutPrefix(t, "tls:"); ok {
@@ -268,6 +288,21 @@ func (c *Config) settings() (*settings, error) {
 			fault("notify_interval", "%q is not a package", name)
 		}
 		s.intervals[name] = d
+	}
+	s.packageAuth = make(map[string]policy.Basis)
+	for name, v := range c.PackageAuth {
+		b, ok := policy.ParseBasis(v)
+		switch {
+		case packageOf(name) == nil:
+			fault("package_auth", "%q is not a package", name)
+		case !ok:
+			fault("package_auth", "%s=%s: %q is none of rules, owner, open", name, v, v)
+		case b == policy.Rules && strings.HasSuffix(name, ".winfo"):
+			fault("package_auth", "%s=%s: presence rules do not speak of watcher information: owner or open", name, v)
+		case b == policy.Rules && s.mode == pa.Open:
+			fault("package_auth", "%s=%s: presence_auth open reads no rules", name, v)
+		}
+		s.packageAuth[name] = b
 	}
 	if d, err := time.ParseDuration(c.RecoverySpread); err != nil || d < 0 || d > maxSpread {
 		fault("recovery_spread", "%q is not a duration such as 10s, at most %v", c.RecoverySpread, maxSpread)

@@ -54,6 +54,18 @@ func TestConfigFaults(t *testing.T) {
 		{"xcap is nothing", func(c *server.Config) { c.XCAP = []string{file + "/none", "http://", "ftp://x"} }, []string{`none" is not`, `"http://" is not`, `"ftp://x" is not`}},
 		{"xcap server without store", func(c *server.Config) { c.XCAP, c.XCAPServer = []string{t.TempDir()}, &yes }, []string{"xcap_server:"}},
 		{"presence_auth", func(c *server.Config) { c.PresenceAuth = "yes" }, []string{"presence_auth:"}},
+		{"default rules nowhere", func(c *server.Config) { c.DefaultRules = file + ".none" }, []string{"default_rules: open"}},
+		{"default rules that are none", func(c *server.Config) { c.DefaultRules = bad }, []string{"default_rules: " + bad + ": not well-formed"}},
+		{"package_auth", func(c *server.Config) {
+			c.PackageAuth = map[string]string{"weather": "owner", "presence": "all", "presence.winfo": "rules"}
+		}, []string{`"weather" is not a package`, `presence=all: "all" is none of`, "presence.winfo=rules: presence rules do not"}},
+		{"package_auth without rules", func(c *server.Config) {
+			c.PresenceAuth, c.PackageAuth = "open", map[string]string{"presence": "rules"}
+		}, []string{"presence_auth open reads no rules"}},
+		{"package_auth in order", func(c *server.Config) {
+			c.PackageAuth = map[string]string{"presence": "owner", "presence.winfo": "open"}
+		}, nil},
+		{"message_auth", func(c *server.Config) { c.MessageAuth = "open" }, []string{"message_auth:"}},
 		{"trust", func(c *server.Config) { c.Trust = []string{"10.0.0.0/33", "example.com"} }, []string{"trust:", "10.0.0.0/33", "example.com"}},
 		{"remote", func(c *server.Config) { c.Remote = map[string]string{"example.org": "192.0.2.9"} }, []string{"remote: example.org=192.0.2.9"}},
 		{"interval", func(c *server.Config) { c.NotifyInterval = map[string]string{"presence": "5", "list": "-1s"} }, []string{"presence=5", "list=-1s"}},

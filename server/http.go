@@ -48,6 +48,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /api/v1/list", s.apiList)
 	mux.HandleFunc("GET /api/v1/views", s.apiViews)
 	mux.HandleFunc("GET /api/v1/presentity", s.apiPresentity)
+	mux.HandleFunc("GET /api/v1/auth", s.apiAuth)
 	mux.HandleFunc("GET /api/v1/subscriptions", s.apiSubscriptions)
 	mux.HandleFunc("GET /api/v1/trace", s.apiTrace)
 	mux.HandleFunc("GET /api/v1/users", s.apiUsers)

@@ -66,7 +66,7 @@ func TestUntrusted(t *testing.T) {
 		if m := u.Publication(n).Send(servertest.PIDF(alice, "open", "x"), 600); m.Status() != 401 {
 			t.Errorf("PUBLISH: %d, want 401", m.Status())
 		}
-		for method, want := range map[string]int{"OPTIONS": 200, "NOTIFY": 481, "INVITE": 405, "REGISTER": 405, "MESSAGE": 405, "FROB": 501} {
+		for method, want := range map[string]int{"OPTIONS": 200, "NOTIFY": 481, "INVITE": 405, "REGISTER": 405, "MESSAGE": 481, "FROB": 501} {
 			m := u.Raw(n.Addr, method+" "+alice+" SIP/2.0\nVia: {via}\nMax-Forwards: 70\nFrom: <{aor}>;tag={tag}\nTo: <{aor}>;tag=x\nCall-ID: {callid}\nCSeq: {cseq} "+method+"\nEvent: presence\nSubscription-State: active\n")
 			if m.Status() != want {
 				t.Errorf("%s: %d, want %d", method, m.Status(), want)

@@ -72,7 +72,8 @@ func Import(ctx context.Context, cfg Config, peer, dsn string, opt ImportOptions
 			if err := s.openDocuments(); err != nil {
 				return "", err
 			}
-			rules = newRuleCache(s.docs)
+			rules = newRuleCache(s.docs, presenceRules, s.roots(), s.normalize)
+			rules.setDefault(set.defaultRules)
 		}
 		var sets []*policy.Ruleset
 		if set.mode != pa.Open {
@@ -81,7 +82,7 @@ func Import(ctx context.Context, cfg Config, peer, dsn string, opt ImportOptions
 				return "", err
 			}
 		}
-		d, _ := agent.Decide(watcher, presentity, "", sets, time.Now())
+		d, _ := agent.Decide(pa.Question{Watcher: watcher, Resource: presentity, Package: "presence", Sets: sets, Now: time.Now()})
 		switch d.Handling {
 		case policy.Block:
 			return "terminated", nil

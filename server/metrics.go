@@ -91,6 +91,8 @@ func (s *Server) metrics() *prometheus.Registry {
 	counter("pa_refreshed_total", "Publications refreshed.", nil, p.Refreshed.Load)
 	counter("pa_expired_total", "Publications that were not refreshed.", nil, p.Expired.Load)
 	counter("pa_denied_total", "Watchers blocked.", nil, p.Denied.Load)
+	counter("pa_messages_total", "MESSAGE requests by the decision of the recipient's rules.", prometheus.Labels{"verdict": "allow"}, p.MessagesAllowed.Load)
+	counter("pa_messages_total", "MESSAGE requests by the decision of the recipient's rules.", prometheus.Labels{"verdict": "block"}, p.MessagesDenied.Load)
 	counter("pa_rendered_total", "Presence documents rendered: the whole, and each view of a change.", nil, p.Rendered.Load)
 	gauge("rls_views", "List subscriptions.", l.Views.Load)
 	gauge("rls_members", "Attachments of list members.", l.Members.Load)

@@ -45,6 +45,7 @@ type Server struct {
 	docs     *xcapclient.Client
 	stored   *xcapclient.StoredSource
 	rules    *ruleCache
+	messages *ruleCache
 	catalog  *rls.Catalog
 	agent    *pa.Agent
 	lists    *rls.Server
@@ -207,7 +208,9 @@ func (s *Server) roots() []string {
 
 // wire makes the parts and connects them.
 func (s *Server) wire() {
-	s.rules = newRuleCache(s.docs)
+	s.rules = newRuleCache(s.docs, presenceRules, s.roots(), s.normalize)
+	s.rules.setDefault(s.set.defaultRules)
+	s.messages = newMessageRules(s.docs, s.roots(), s.cfg.Domain[0], s.normalize)
 	s.catalog = rls.NewCatalog(xcapclient.Plain{Source: s.docs}, rls.CatalogOptions{
 		Normalize: s.normalize, Roots: s.roots(), Log: s.log.With("component", "rls"),
 		Changed: func(key string) {
@@ -219,7 +222,8 @@ func (s *Server) wire() {
 			})
 		},
 	})
-	s.agent = pa.New(pa.Options{Component: paComponent, Mode: s.set.mode, Rules: s.rules, Log: s.log.With("component", "pa")})
+	s.agent = pa.New(pa.Options{Component: paComponent, Mode: s.set.mode, Rules: s.rules, Bases: s.set.packageAuth,
+		Messages: s.messages, MessageAllowed: s.set.messageAllowed, Log: s.log.With("component", "pa")})
 	s.lists = rls.New(rls.Options{Component: rlsComponent, Catalog: s.catalog, Open: s.set.mode == pa.Open, Local: s.local, Log: s.log.With("component", "rls")})
 	s.gateway = b2b.New(b2b.Options{Component: b2bComponent, Routes: s.set.remote, Local: s.local,
 		Self: "sip:rollcall@" + s.cfg.Domain[0], Log: s.log.With("component", "b2b")})
@@ -341,12 +345,21 @@ func (s *Server) documentsChanged(selectors []string) {
 	if err := s.catalog.Changed(ctx, selectors); err != nil {
 		s.limit.Log(time.Now(), s.log, slog.LevelWarn, "list services not readable; they stay as they were", "err", err)
 	}
-	for _, xui := range s.rules.changed(selectors) {
-		key, err := s.normalize(xui)
-		if err != nil {
-			continue
-		}
+	s.messages.changed(selectors) // no subscription depends on them
+	keys, all := s.rules.changed(selectors)
+	if all {
+		s.decideAnew()
+		return
+	}
+	for _, key := range keys {
 		s.rt.Post(dialog.ShardOf(key), func(t *dialog.Turn) { t.Component(paComponent).(*pa.Shard).RulesChanged(t, key) })
+	}
+}
+
+// decideAnew has every watcher of every presentity decided for.
+func (s *Server) decideAnew() {
+	for shard := range dialog.Shards {
+		s.rt.Post(uint8(shard), func(t *dialog.Turn) { t.Component(paComponent).(*pa.Shard).AllRulesChanged(t) })
 	}
 }
 

@@ -137,9 +137,30 @@ func (s *Server) warnExpiry(t *tlsFiles, now time.Time) {
 	}
 }
 
-// Reload reads the files of tls_certificate and tls_ca again, for connections
-// from now on. When one is bad, all stay as they were.
+// Reload reads the file of default_rules again, for all watchers at once, and
+// those of tls_certificate and tls_ca, for connections from now on. When a file is
+// bad, what it is about stays as it was.
 func (s *Server) Reload() error {
+	return errors.Join(s.reloadRules(), s.reloadTLS())
+}
+
+// reloadRules reads the default rules again.
+func (s *Server) reloadRules() error {
+	if s.cfg.DefaultRules == "" {
+		return nil
+	}
+	sets, err := readDefaultRules(s.cfg.DefaultRules)
+	if err != nil {
+		s.log.Error("default rules not reloaded; the old ones stay", "err", err)
+		return err
+	}
+	s.rules.setDefault(sets)
+	s.decideAnew()
+	s.log.Info("default rules reloaded", "rules", sets[0].Len())
+	return nil
+}
+
+func (s *Server) reloadTLS() error {
 	var faults []error
 	t := s.cfg.readTLS(func(key, format string, args ...any) {
 		faults = append(faults, fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...)))

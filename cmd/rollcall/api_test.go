@@ -20,6 +20,12 @@ func TestAPICommands(t *testing.T) {
 		"/api/v1/list?uri=sip%3Afriends%40example.com": list,
 		"/api/v1/presentity?uri=sip%3Abob%40example.com": `{"uri":"sip:bob@example.com","basic":"open","note":"Here","publications":[{"etag":"t1","basic":"open","note":"Here","updated":"2026-01-02T03:04:05Z","expires":"0001-01-01T00:00:00Z","bytes":221}],
 "watchers":[{"uri":"sip:alice@example.com","status":"active","handling":"allow","since":"2026-01-02T03:04:05Z"}]}`,
+		"/api/v1/auth?presentity=sip%3Aalice%40example.com&watcher=sip%3Abob%40example.com&watcher=tel%3A%2B1201": `{"watcher":"sip:bob@example.com","aliases":["tel:+1201"],"presentity":"sip:alice@example.com","package":"presence","method":"SUBSCRIBE","allowed":true,"status":"active","handling":"allow","basis":"rules","sphere":"work","grants":["all-services","provide-mood"],
+"rules":[{"document":"pres-rules/users/sip:alice@example.com/index","id":"a","matched":true,"handling":"allow","im_handling":"block","conditions":[{"condition":"identity","holds":true,"wants":"sip:bob@example.com","is":"sip:bob@example.com"}]},
+{"document":"d","id":"b\u001b","matched":false,"handling":"confirm","im_handling":"block","conditions":[{"condition":"sphere","holds":false,"wants":"home","is":"work"},{"condition":"{urn:x}moon","holds":false,"is":"not understood"}]},
+{"document":"d","id":"c","matched":false,"outranked":true,"handling":"block","im_handling":"block","conditions":[{"condition":"other-identity","holds":true}]},{"document":"d","id":"","matched":true,"handling":"block","im_handling":"block"}]}`,
+		"/api/v1/auth?method=MESSAGE&presentity=sip%3Aalice%40example.com&watcher=sip%3Abob%40example.com":         `{"watcher":"sip:bob@example.com","presentity":"sip:alice@example.com","method":"MESSAGE","allowed":false,"status":"terminated","handling":"block","basis":"default","default":"message-auth block","rules":[]}`,
+		"/api/v1/auth?package=presence.winfo&presentity=sip%3Aalice%40example.com&watcher=sip%3Abob%40example.com": `{"watcher":"sip:bob@example.com","presentity":"sip:alice@example.com","package":"presence.winfo","method":"SUBSCRIBE","allowed":false,"status":"terminated","handling":"block","basis":"owner-only","rules":[]}`,
 		"/api/v1/subscriptions": `{"subscriptions":[{"dialog":"d1","event":"presence","resource":"sip:bob@example.com","watcher":"sip:alice@example.com","state":"active","target":"sip:alice@192.0.2.1","call_id":"c","cseq":7,"notify_in_flight":true,"expires":"0001-01-01T00:00:00Z"}]}`,
 	}
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -67,6 +73,23 @@ loop     sip:friends@example.com  part of itself                 doc ~~ entry[4]
 		{[]string{"list", "show", "sip:broken@example.com"}, 1, "", "rollcall: the answer is not understood: "},
 		{[]string{"presentity", "show", "sip:bob@example.com", "--json"}, 0, strings.ReplaceAll(answers["/api/v1/presentity?uri=sip%3Abob%40example.com"], "\n", "") + "\n", ""},
 		{[]string{"presentity", "show", "sip:nobody@example.com"}, 3, "", "rollcall: no such list: sip:nobody@example.com\n"},
+		{[]string{"auth", "explain", "bob@example.com, tel:+1201", "alice@example.com"}, 0, `sip:bob@example.com, tel:+1201 to sip:alice@example.com: allow, active
+presence: by rules
+sphere: work
+shows: all-services, provide-mood
+
+Rule  Counts  Handling  Document                                      Why
+a     yes     allow     pres-rules/users/sip:alice@example.com/index  all conditions hold
+b     no      confirm   d                                             sphere is work, not home; {urn:x}moon is not understood
+c     no      block     d                                             a rule that names the watcher more closely counts
+-     yes     block     d                                             for everybody
+`, ""},
+		{[]string{"auth", "explain", "--message", "sip:bob@example.com", "sip:alice@example.com"}, 0, "sip:bob@example.com to sip:alice@example.com: block, terminated\nMESSAGE: no rule counted: message-auth block\n", ""},
+		{[]string{"auth", "explain", "--package", "presence.winfo", "sip:bob@example.com", "sip:alice@example.com"}, 0, "sip:bob@example.com to sip:alice@example.com: block, terminated\npresence.winfo: for the presentity alone\n", ""},
+		{[]string{"auth", "explain", "--json", "--message", "sip:bob@example.com", "sip:alice@example.com"}, 0, answers["/api/v1/auth?method=MESSAGE&presentity=sip%3Aalice%40example.com&watcher=sip%3Abob%40example.com"] + "\n", ""},
+		{[]string{"auth", "explain", "sip:bob@example.com"}, 2, "", "rollcall: PRESENTITY is missing\n"},
+		{[]string{"auth", "explain", "sip:bob@example.com", "b b"}, 2, "", "rollcall: \"b b\" is not a URI"},
+		{[]string{"auth", "explain", "sip:bob@example.com", "sip:nobody@example.com"}, 3, "", "rollcall: no such list: \n"},
 		{[]string{"subscription", "list", "--json"}, 0, strings.TrimSuffix(strings.TrimPrefix(answers["/api/v1/subscriptions"], `{"subscriptions":[`), "]}") + "\n", ""},
 		{[]string{"subscription", "list"}, 0, `Resource             Watcher                Event     State     CSeq  Expires  Target               User agent
 sip:bob@example.com  sip:alice@example.com  presence  active *  7     -        sip:alice@192.0.2.1  -

@@ -119,7 +119,7 @@ func newApp() *cli.App {
 		Description: "Start with 'rollcall demo'. Exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 not found, 4 server unreachable.",
 		Commands: []*cli.Command{
 			serveCommand(), demoCommand(), watchCommand(), publishCommand(), listCommand(), presentityCommand(),
-			subscriptionCommand(), userCommand(), storeCommand(), importCommand(), traceCommand(), configCommand(), completionCommand(),
+			subscriptionCommand(), authCommand(), userCommand(), storeCommand(), importCommand(), traceCommand(), configCommand(), completionCommand(),
 		},
 		EnableBashCompletion: true,
 		Suggest:              true,

@@ -120,6 +120,18 @@ var settings = []setting{
 		"confirm", func(c *server.Config) any { return &c.PresenceAuth },
 	},
 	{
+		"default-rules", catPolicy, "`FILE` with the presence rules (RFC 5025) of everybody who has no document of his own; SIGHUP reads it again",
+		"none", func(c *server.Config) any { return &c.DefaultRules },
+	},
+	{
+		"package-auth", catPolicy, "what decides about an event package, `PACKAGE=BASIS`: rules (the presentity's), owner (nobody else), open (everybody); repeatable",
+		"owner for watcher information, mailboxes and registrations, else rules", func(c *server.Config) any { return &c.PackageAuth },
+	},
+	{
+		"message-auth", catPolicy, "whether a MESSAGE may come to who has no im-rules, `MODE`: allow, block",
+		"block", func(c *server.Config) any { return &c.MessageAuth },
+	},
+	{
 		"trust", catPolicy, "`CIDR`, or tls:NAME of a verified certificate, of peers whose asserted identity is believed without digest; repeatable",
 		"loopback", func(c *server.Config) any { return &c.Trust },
 	},

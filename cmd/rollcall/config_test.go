@@ -43,6 +43,10 @@ func TestConfigPrecedence(t *testing.T) {
 	dir := t.TempDir()
 	cert, key := siptest.PEM(t, siptest.NewCA(t).Issue(t, siptest.Leaf{CommonName: "example.com"}))
 	pem, other := writeFile(t, string(cert)+string(key)), writeFile(t, string(cert))
+	var ruleFiles [3]string
+	for i := range ruleFiles {
+		ruleFiles[i] = writeFile(t, `<ruleset xmlns="urn:ietf:params:xml:ns:common-policy"/>`)
+	}
 	tests := []struct {
 		name                       string // of the flag
 		file, env                  string
@@ -122,6 +126,18 @@ func TestConfigPrecedence(t *testing.T) {
 		{
 			name: "dns", file: "['192.0.2.1:53']", env: "192.0.2.2:53,192.0.2.3:53", flag: []string{"192.0.2.4:53"}, def: "[]", inFile: "[192.0.2.1:53]",
 			inEnv: "[192.0.2.2:53 192.0.2.3:53]", inFlag: "[192.0.2.4:53]", value: func(c server.Config) any { return c.DNS },
+		},
+		{
+			name: "default-rules", file: ruleFiles[0], env: ruleFiles[1], flag: []string{ruleFiles[2]}, def: "", inFile: ruleFiles[0],
+			inEnv: ruleFiles[1], inFlag: ruleFiles[2], value: func(c server.Config) any { return c.DefaultRules },
+		},
+		{
+			name: "package-auth", file: "{presence: owner}", env: "presence=open,presence.winfo=open", flag: []string{"presence.winfo=owner"}, def: "map[]", inFile: "map[presence:owner]",
+			inEnv: "map[presence:open presence.winfo:open]", inFlag: "map[presence.winfo:owner]", value: func(c server.Config) any { return c.PackageAuth },
+		},
+		{
+			name: "message-auth", file: "allow", env: "block", flag: []string{"allow"}, def: "block", inFile: "allow", inEnv: "block", inFlag: "allow",
+			value: func(c server.Config) any { return c.MessageAuth },
 		},
 		{
 			name: "remote-auth", file: "{a.example: 'u:p'}", env: "b.example=v:q:r", flag: []string{"d.example=w:s"},

@@ -25,7 +25,7 @@ func serveCommand() *cli.Command {
 		Name: "serve", Usage: "run the server", ArgsUsage: " ", Flags: configFlags(),
 		Description: "A flag wins over its variable (comma separated for lists), that over the file, that over the default. A list replaces " +
 			"the default list.\nPrints one line 'rollcall ready KIND=ADDRESS ...' when everything is bound and recovered; logs go to standard " +
-			"error.\nSIGTERM and SIGINT stop it in order, a second one at once. SIGHUP reads the certificates again.\n\n" +
+			"error.\nSIGTERM and SIGINT stop it in order, a second one at once. SIGHUP reads the certificates and default rules again.\n\n" +
 			"Example:\n\n   rollcall serve --domain example.com --xcap ./xcap --presence-auth allow",
 		Action: serve,
 	}
@@ -65,7 +65,7 @@ func serve(c *cli.Context) error {
 	for {
 		select {
 		case <-hup:
-			log.Info("reading certificates again; documents are picked up by themselves, other settings at a restart", "signal", "SIGHUP")
+			log.Info("reading certificates and default rules again; documents are picked up by themselves, other settings at a restart", "signal", "SIGHUP")
 			s.Reload() // logs what is wrong
 			continue
 		case <-ctx.Done():

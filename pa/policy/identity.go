@@ -1,7 +1,9 @@
 package policy
 
 import (
+	"maps"
 	"net/url"
+	"slices"
 	"strings"
 
 	"rollcall/pa/pidf/xmltree"
@@ -27,6 +29,8 @@ type many struct {
 // false, so they are left out.
 func parseIdentity(e *xmltree.Element) identity {
 	id := identity{empty: true, ones: map[string]struct{}{}}
+	var beside *many // exceptions in draft syntax
+	read := false
 	for c := range e.Elements() {
 		id.empty = false
 		if c.Space != SpaceCommon {
@@ -38,43 +42,57 @@ func parseIdentity(e *xmltree.Element) identity {
 				id.ones[identityKey(uri)] = struct{}{}
 			}
 		case "many":
-			domain, ok := c.Attr("domain")
-			id.addMany(domain, ok, c, false)
+			if m := exceptions(c, false); m != nil {
+				domain, ok := c.Attr("domain")
+				id.addMany(*m, domain, ok)
+			}
 		case "id":
 			id.ones[identityKey(c.Content())] = struct{}{}
 		case "domain":
-			id.addMany(c.Content(), true, e, true)
+			if !read {
+				beside, read = exceptions(e, true), true
+			}
+			if beside != nil {
+				id.addMany(*beside, c.Content(), true)
+			}
 		case "any-identity":
-			id.addMany("", false, c, false)
+			if m := exceptions(c, false); m != nil {
+				id.addMany(*m, "", false)
+			}
 		}
 	}
 	return id
 }
 
-// addMany adds a <many> whose exceptions are children of e. Children that are
-// not understood might be exceptions, so they make it false, unless e is an
-// <identity> in draft syntax, where they are members of their own.
-func (id *identity) addMany(domain string, hasDomain bool, e *xmltree.Element, draft bool) {
-	m := many{ids: map[string]struct{}{}, domains: map[string]struct{}{}}
+// addMany adds a <many> with its exceptions.
+func (id *identity) addMany(m many, domain string, hasDomain bool) {
 	if hasDomain {
 		var ok bool
 		if m.domain, ok = asciiDomain(domain); !ok {
 			return
 		}
 	}
+	id.many = append(id.many, m)
+}
+
+// exceptions reads the exceptions among the children of e; nil when nobody can
+// say what they are. Children that are not understood might be exceptions, too,
+// unless e is an <identity> in draft syntax, where they are members of their own.
+func exceptions(e *xmltree.Element, draft bool) *many {
+	m := &many{ids: map[string]struct{}{}, domains: map[string]struct{}{}}
 	for c := range e.Elements() {
 		switch {
 		case c.Is(SpaceCommon, "except"):
 			if !m.except(c) {
-				return
+				return nil
 			}
 		case c.Is(SpaceCommon, "except-domain"):
 			m.exceptDomain(c.Content())
 		case !draft:
-			return
+			return nil
 		}
 	}
-	id.many = append(id.many, m)
+	return m
 }
 
 // except adds an <except>; false when nobody can say whom it means.
@@ -116,6 +134,29 @@ func isLeaf(e *xmltree.Element) bool {
 		return false
 	}
 	return true
+}
+
+// String is for a person.
+func (id *identity) String() string {
+	if id.empty {
+		return "nobody who is authenticated"
+	}
+	all := slices.Sorted(maps.Keys(id.ones))
+	for i := range id.many {
+		m := &id.many[i]
+		who := "anybody"
+		if m.domain != "" {
+			who += " of " + m.domain
+		}
+		if but := append(slices.Sorted(maps.Keys(m.ids)), slices.Sorted(maps.Keys(m.domains))...); len(but) > 0 {
+			who += " but " + some(but, " and ")
+		}
+		all = append(all, who)
+	}
+	if len(all) == 0 {
+		return "nobody"
+	}
+	return some(all, " or ")
 }
 
 // matches evaluates the condition for the identities of a watcher, none when
@@ -177,11 +218,14 @@ func newWatcher(key string) watcher {
 // 4745, 7.1.3): %-escapes undone, each label in lower case and, with other
 // letters than ASCII, in Punycode. Normalisation beyond lower case is not done.
 func asciiDomain(s string) (string, bool) {
+	if plainDomain(s) {
+		return s, true
+	}
 	s, err := url.PathUnescape(strings.TrimSpace(s))
 	if err != nil || s == "" {
 		return "", false
 	}
-	s = strings.ToLower(strings.NewReplacer("\u3002", ".", "\uff0e", ".", "\uff61", ".").Replace(s))
+	s = strings.ToLower(fullStops.Replace(s))
 	labels := strings.Split(s, ".")
 	for i, l := range labels {
 		if isASCII(l) {
@@ -194,6 +238,19 @@ func asciiDomain(s string) (string, bool) {
 		labels[i] = "xn--" + p
 	}
 	return strings.Join(labels, "."), true
+}
+
+// fullStops are the dots of other scripts (RFC 3490, 3.1).
+var fullStops = strings.NewReplacer("\u3002", ".", "\uff0e", ".", "\uff61", ".")
+
+// plainDomain tells that a domain is in its canonical form, as most are.
+func plainDomain(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '.' && c != '-' {
+			return false
+		}
+	}
+	return s != ""
 }
 
 func isASCII(s string) bool {

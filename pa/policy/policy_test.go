@@ -33,7 +33,7 @@ func mustParse(t testing.TB, body string) *Ruleset {
 // rules wraps rules into a document with the usual prefixes.
 func rules(rules ...string) string {
 	return `<cr:ruleset xmlns="urn:ietf:params:xml:ns:pres-rules" xmlns:cr="urn:ietf:params:xml:ns:common-policy"` +
-		` xmlns:ocp="urn:oma:xml:xdm:common-policy" xmlns:op="urn:oma:xml:prs:pres-rules" xmlns:x="urn:example:x">` + strings.Join(rules, "") + `</cr:ruleset>`
+		` xmlns:ocp="urn:oma:xml:xdm:common-policy" xmlns:op="urn:oma:xml:prs:pres-rules" xmlns:im="urn:iptel:xml:ns:im-rules" xmlns:x="urn:example:x">` + strings.Join(rules, "") + `</cr:ruleset>`
 }
 
 func rule1(id, conditions, handling, transformations string) string {
@@ -58,10 +58,10 @@ func TestConditions(t *testing.T) {
 	}{
 		{"CP-02 no conditions", "", Request{}, ""},
 		{"CP-02 no conditions, authenticated", "", Request{Watcher: bob}, ""},
-		{"CP-02 all must hold", id(`<cr:one id="sip:bob@example.com"/>`) + `<cr:sphere value="work"/>`, Request{Watcher: bob}, "sphere work"},
-		{"CP-01 unknown condition", `<x:moon phase="full"/>`, Request{Watcher: bob}, "unknown condition {urn:example:x}moon"},
-		{"CP-01 unknown condition in the common-policy namespace", `<cr:moon/>`, Request{Watcher: bob}, "unknown condition {urn:ietf:params:xml:ns:common-policy}moon"},
-		{"CP-01 sphere of another namespace", `<x:sphere value="work"/>`, Request{Sphere: "work"}, "unknown condition {urn:example:x}sphere"},
+		{"CP-02 all must hold", id(`<cr:one id="sip:bob@example.com"/>`) + `<cr:sphere value="work"/>`, Request{Watcher: bob}, "sphere"},
+		{"CP-01 unknown condition", `<x:moon phase="full"/>`, Request{Watcher: bob}, "{urn:example:x}moon"},
+		{"CP-01 unknown condition in the common-policy namespace", `<cr:moon/>`, Request{Watcher: bob}, "{urn:ietf:params:xml:ns:common-policy}moon"},
+		{"CP-01 sphere of another namespace", `<x:sphere value="work"/>`, Request{Sphere: "work"}, "{urn:example:x}sphere"},
 		{"CP-01 unknown identity", id(`<x:robot/>`), Request{Watcher: bob}, "identity"},
 		{"CP-01 unknown identity beside a known one", id(`<x:robot/><cr:one id="sip:bob@example.com"/>`), Request{Watcher: bob}, ""},
 		{"CP-01 one with an unknown restriction", id(`<cr:one id="sip:bob@example.com"><x:only/></cr:one>`), Request{Watcher: bob}, "identity"},
@@ -97,8 +97,8 @@ func TestConditions(t *testing.T) {
 		{"CP-04 bad escape", id(`<cr:many domain="example.com%"/>`), Request{Watcher: bob}, "identity"},
 
 		{"CP-05 sphere", `<cr:sphere value="home  WORK"/>`, Request{Sphere: "work"}, ""},
-		{"CP-05 another sphere", `<cr:sphere value="home work"/>`, Request{Sphere: "travel"}, "sphere home work"},
-		{"PR-04 sphere undefined", `<cr:sphere value=""/>`, Request{}, "sphere "},
+		{"CP-05 another sphere", `<cr:sphere value="home work"/>`, Request{Sphere: "travel"}, "sphere"},
+		{"PR-04 sphere undefined", `<cr:sphere value=""/>`, Request{}, "sphere"},
 
 		{"CP-06 inside", `<cr:validity><cr:from>2026-03-01T10:00:00+01:00</cr:from><cr:until>2026-03-01T11:00:00+01:00</cr:until></cr:validity>`, Request{Now: at(t, "2026-03-01T09:00:00Z")}, ""},
 		{"CP-06 until is outside", `<cr:validity><cr:from>2026-03-01T10:00:00+01:00</cr:from><cr:until>2026-03-01T11:00:00+01:00</cr:until></cr:validity>`, Request{Now: at(t, "2026-03-01T10:00:00Z")}, "validity"},
@@ -113,23 +113,44 @@ func TestConditions(t *testing.T) {
 		{"IM-04 draft any-identity", id(`<cr:any-identity><cr:except-domain>example.com</cr:except-domain></cr:any-identity>`), Request{Watcher: carol}, ""},
 		{"IM-04 draft any-identity with exception", `<cr:any-identity><cr:except-domain>example.com</cr:except-domain></cr:any-identity>`, Request{Watcher: bob}, "any-identity"},
 
-		{"OMA-01 external list", `<ocp:external-list><ocp:entry anc="http://xcap.example.com/l"/></ocp:external-list>`, Request{Watcher: bob, Member: func(a string) bool { return a == "http://xcap.example.com/l" }}, ""},
-		{"OMA-01 not in the list", `<ocp:external-list><ocp:entry anc="http://xcap.example.com/l"/></ocp:external-list>`, Request{Watcher: bob, Member: func(string) bool { return false }}, "external-list"},
-		{"OMA-01 nobody knows the lists", `<ocp:external-list><ocp:entry anc="http://xcap.example.com/l"/></ocp:external-list>`, Request{Watcher: bob}, "external-list"},
+		{"OMA-01 external list", `<ocp:external-list><ocp:entry anc="http://xcap.example.com/l"/></ocp:external-list>`, Request{Watcher: bob}, ""},
+		{"OMA-01 an alias in the list", `<ocp:external-list><ocp:entry anc="http://xcap.example.com/other"/><ocp:entry anc=" http://xcap.example.com/l "/></ocp:external-list>`, Request{Watcher: carol, Aliases: []string{bob}}, ""},
+		{"OMA-01 not in the list", `<ocp:external-list><ocp:entry anc="http://xcap.example.com/l"/></ocp:external-list>`, Request{Watcher: carol}, "external-list"},
+		{"OMA-01 not authenticated", `<ocp:external-list><ocp:entry anc="http://xcap.example.com/l"/></ocp:external-list>`, Request{}, "external-list"},
+		{"OMA-01 no entry", `<ocp:external-list/>`, Request{Watcher: bob}, "external-list"},
+		{"OMA-01 an entry of another namespace", `<ocp:external-list><x:entry anc="http://xcap.example.com/l"/></ocp:external-list>`, Request{Watcher: bob}, "external-list"},
+		{"OMA-01 nobody knows the list", `<ocp:external-list><ocp:entry anc="http://xcap.example.com/secret"/></ocp:external-list>`, Request{Watcher: bob}, "external-list"},
+		{"OMA-01 a list known in part", `<ocp:external-list><ocp:entry anc="http://xcap.example.com/part"/></ocp:external-list>`, Request{Watcher: bob}, ""},
 		{"OMA-01 anonymous", `<ocp:anonymous-request/>`, Request{Watcher: bob, Anonymous: true}, ""},
 		{"OMA-01 not anonymous", `<ocp:anonymous-request/>`, Request{Watcher: bob}, "anonymous-request"},
 		{"OMA-01 other identity", `<ocp:other-identity/>`, Request{Watcher: bob}, ""},
+		{"OMA-01 anonymous by its URI", `<ocp:anonymous-request/>`, Request{Watcher: "sip:anonymous@anonymous.invalid"}, ""},
+		{"PR-03 anonymous is not authenticated", id(`<cr:many/>`), Request{Watcher: "sip:anonymous@anonymous.invalid", Aliases: []string{bob}}, "identity"},
+		{"OMA-01 other identity, anonymous", `<ocp:other-identity/>`, Request{Watcher: "sip:anonymous@anonymous.invalid"}, "other-identity"},
 		{"OMA-01 other identity, not authenticated", `<ocp:other-identity/>`, Request{}, "other-identity"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			rs := mustParse(t, rules(rule1("a", tt.conditions, "allow", "")))
-			d := Evaluate([]*Ruleset{rs}, tt.request)
-			if len(d.Rules) != 1 || d.Rules[0].ID != "a" || d.Rules[0].Failed != tt.want {
-				t.Fatalf("%+v", d.Rules)
+			rs = rs.WithLists(map[string]List{
+				"http://xcap.example.com/l": {Members: members(bob)}, "http://xcap.example.com/other": {},
+				"http://xcap.example.com/part": {Members: members(bob), Missing: "too long"},
+			})
+			d, reports := Explain([]*Ruleset{rs}, tt.request)
+			failed := ""
+			for _, c := range reports[0].Conditions {
+				if !c.Holds && failed == "" {
+					failed = c.Condition
+				}
 			}
-			if matched := tt.want == ""; d.Matched != matched || d.Rules[0].Matched != matched || (d.Handling == Allow) != matched {
+			if len(reports) != 1 || reports[0].ID != "a" || failed != tt.want {
+				t.Fatalf("%+v", reports)
+			}
+			if matched := tt.want == ""; d.Matched != matched || reports[0].Matched != matched || (d.Handling == Allow) != matched {
 				t.Errorf("%+v", d)
+			}
+			if e := Evaluate([]*Ruleset{rs}, tt.request); e.Matched != d.Matched {
+				t.Error("Evaluate and Explain differ")
 			}
 		})
 	}
@@ -200,13 +221,8 @@ func TestCombiningExample(t *testing.T) {
 		rule1("5", who("bob", "work")+when("24T17:00", "24T23:30"), "confirm", ""),
 		rule1("6", who("bob", "work")+when("22T17:00", "23T17:00"), "allow", no),
 	))
-	d := Evaluate([]*Ruleset{rs}, Request{Watcher: "sip:bob@example.com", Sphere: "work", Now: at(t, "2003-12-24T17:15:00+01:00")})
-	var fired []string
-	for _, r := range d.Rules {
-		if r.Matched {
-			fired = append(fired, r.ID)
-		}
-	}
+	d, reports := Explain([]*Ruleset{rs}, Request{Watcher: "sip:bob@example.com", Sphere: "work", Now: at(t, "2003-12-24T17:15:00+01:00")})
+	fired := matched(reports)
 	if strings.Join(fired, " ") != "3 5" || d.Handling != Confirm || d.Transform.attributes != mood {
 		t.Errorf("fired %v: %+v", fired, d)
 	}
@@ -263,7 +279,10 @@ func TestOMAPrecedence(t *testing.T) {
 	if got := rs.ExternalLists(); len(got) != 2 || got[0] != "http://xcap.example.com/granted" {
 		t.Errorf("lists %q", got)
 	}
-	members := map[string]string{"sip:bob@example.com": "granted", "sip:mallory@example.com": "blocked", "sip:eve@example.com": "granted"}
+	known := map[string]List{
+		"http://xcap.example.com/granted": {Members: members("sip:bob@example.com", "sip:eve@example.com")},
+		"http://xcap.example.com/blocked": {Members: members("sip:mallory@example.com")},
+	}
 	for _, tt := range []struct {
 		name, watcher, fired string
 		want                 Handling
@@ -276,20 +295,51 @@ func TestOMAPrecedence(t *testing.T) {
 		{"OMA-02 not authenticated", "", "", Block},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			d := Evaluate([]*Ruleset{rs}, Request{Watcher: tt.watcher, Member: func(a string) bool {
-				return strings.HasSuffix(a, "/"+members[tt.watcher]) && members[tt.watcher] != ""
-			}})
-			var fired []string
-			for _, r := range d.Rules {
-				if r.Matched {
-					fired = append(fired, r.ID)
-				}
-			}
+			d, reports := Explain([]*Ruleset{rs.WithLists(known)}, Request{Watcher: tt.watcher})
+			fired := matched(reports)
 			if strings.Join(fired, " ") != tt.fired || d.Handling != tt.want {
-				t.Errorf("fired %v, %v: %+v", fired, d.Handling, d.Rules)
+				t.Errorf("fired %v, %v: %+v", fired, d.Handling, reports)
 			}
 		})
 	}
+	t.Run("PR-18 a list that cannot be read makes nobody another", func(t *testing.T) {
+		for _, lists := range []map[string]List{
+			nil,
+			{"http://xcap.example.com/granted": known["http://xcap.example.com/granted"]},
+			{"http://xcap.example.com/granted": known["http://xcap.example.com/granted"], "http://xcap.example.com/blocked": {Missing: "another server's"}},
+		} {
+			set := rs
+			if lists != nil {
+				set = rs.WithLists(lists)
+			}
+			for _, w := range []string{"sip:mallory@example.com", "sip:carol@example.com"} {
+				if d := Evaluate([]*Ruleset{set}, Request{Watcher: w}); d.Matched {
+					t.Errorf("%s counts as another although a list is not known: %v", w, d.Handling)
+				}
+			}
+			if d := Evaluate([]*Ruleset{set}, Request{Watcher: "sip:alice@example.com"}); d.Handling != Allow {
+				t.Error("an identity has nothing to do with lists")
+			}
+		}
+	})
+}
+
+// matched are the rules that counted.
+func matched(reports []RuleReport) (ids []string) {
+	for _, r := range reports {
+		if r.Matched {
+			ids = append(ids, r.ID)
+		}
+	}
+	return ids
+}
+
+func members(uris ...string) map[string]struct{} {
+	m := map[string]struct{}{}
+	for _, u := range uris {
+		m[u] = struct{}{}
+	}
+	return m
 }
 
 func TestParseRefuses(t *testing.T) {
@@ -324,6 +374,11 @@ func TestExamples(t *testing.T) {
 		"rfc4745-s7.3-5-ruleset.xml":        "sip:john@doe.example.com z6y55r2",
 		"rfc4745-s7.4-6-ruleset.xml":        "",
 		"rfc5025-s6-1-ruleset.xml":          "sip:user@example.com a",
+		"oma-rcs-pres-rules.xml":            "sip:alice@example.com wp_prs_allow_own",
+		"oma-rcs-pres-rules.xml (2)":        "sip:bob@example.com wp_prs_grantedcontacts",
+		"oma-rcs-pres-rules.xml (3)":        "sip:mallory@example.com wp_prs_blockedcontacts",
+		"oma-rcs-pres-rules.xml (4)":        "sip:carol@example.com wp_prs_unlisted",
+		"oma-rcs-pres-rules.xml (5)":        "sip:anonymous@anonymous.invalid rcs_allow_services_anonymous",
 		"ser-im-rules-draft-syntax.xml":     "sip:smith@example.com blacklist",
 		"ser-im-rules-draft-syntax.xml (2)": "sip:jan@example.com whitelist",
 	}
@@ -337,16 +392,16 @@ func TestExamples(t *testing.T) {
 		if rs.Len() == 0 {
 			t.Errorf("%s: no rules", name)
 		}
+		const contacts = "http://xcap.example.com/resource-lists/users/sip:alice@example.com/index/~~/resource-lists/list%5B@name=%22oma_"
+		rs = rs.WithLists(map[string]List{
+			contacts + "grantedcontacts%22%5D": {Members: members("sip:bob@example.com")},
+			contacts + "blockedcontacts%22%5D": {Members: members("sip:mallory@example.com")},
+		})
 		watcher, id, _ := strings.Cut(w, " ")
-		d := Evaluate([]*Ruleset{rs}, Request{Watcher: watcher, Sphere: "work", Now: now})
-		var fired []string
-		for _, r := range d.Rules {
-			if r.Matched {
-				fired = append(fired, r.ID)
-			}
-		}
+		_, reports := Explain([]*Ruleset{rs}, Request{Watcher: watcher, Sphere: "work", Now: now})
+		fired := matched(reports)
 		if strings.Join(fired, " ") != id {
-			t.Errorf("%s: fired %v, want %q: %+v", name, fired, id, d.Rules)
+			t.Errorf("%s: fired %v, want %q: %+v", name, fired, id, reports)
 		}
 	}
 	t.Run("PR-13 RFC 5025 section 6", func(t *testing.T) {
@@ -404,7 +459,19 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		for _, w := range []string{"", "sip:alice@example.com", "sip:user@example.com"} {
+		anchors := rs.ExternalLists()
+		if rs.Len() > maxRules || len(anchors) > maxLists {
+			t.Fatalf("%d rules, %d lists", rs.Len(), len(anchors))
+		}
+		known := map[string]List{}
+		for i, a := range anchors {
+			known[a] = List{Members: members("sip:user@example.com")}
+			if i == 7 {
+				known[a] = List{Missing: "lost"}
+			}
+		}
+		rs = rs.WithLists(known)
+		for _, w := range []string{"", "sip:alice@example.com", "sip:user@example.com", "sip:anonymous@anonymous.invalid"} {
 			r := Request{Watcher: w, Sphere: "work", Now: now}
 			once, twice := Evaluate([]*Ruleset{rs}, r), Evaluate([]*Ruleset{rs, rs}, r)
 			if once.Handling != twice.Handling || once.Matched != twice.Matched || once.Transform.Key() != twice.Transform.Key() || !once.NextChange.Equal(twice.NextChange) {
@@ -413,8 +480,14 @@ func FuzzParse(f *testing.F) {
 			if once.Handling.String() == "unknown" || !once.NextChange.IsZero() && !once.NextChange.After(now) {
 				t.Fatalf("%+v", once)
 			}
-			if len(once.Rules) != rs.Len() {
-				t.Fatalf("%d traces of %d rules", len(once.Rules), rs.Len())
+			explained, reports := Explain([]*Ruleset{rs}, r)
+			for _, rep := range reports {
+				if rep.Matched && rep.Outranked {
+					t.Fatalf("%+v", rep)
+				}
+			}
+			if len(reports) != rs.Len() || explained.Handling != once.Handling || explained.Matched != once.Matched {
+				t.Fatalf("%d reports of %d rules, %+v", len(reports), rs.Len(), explained)
 			}
 			out, err := once.Transform.Apply(doc)
 			if err != nil {

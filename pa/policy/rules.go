@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"strconv"
 	"strings"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 const (
 	SpaceCommon    = "urn:ietf:params:xml:ns:common-policy" // RFC 4745
 	SpaceRules     = "urn:ietf:params:xml:ns:pres-rules"    // RFC 5025
+	SpaceMessage   = "urn:iptel:xml:ns:im-rules"            // SER's rules for MESSAGE
 	SpaceOMACommon = "urn:oma:xml:xdm:common-policy"
 	SpaceOMARules  = "urn:oma:xml:prs:pres-rules"
 )
@@ -19,14 +21,30 @@ const (
 // watchers, and they are not parsed for every message.
 var limits = xmltree.Limits{Bytes: 1 << 20, Depth: 32, Elements: 65536}
 
+// Bounds of a document beyond limits, so that no document makes a decision
+// long. One that goes beyond is refused as too large. What is looked up in a
+// table, such as <one>, is bounded by limits alone.
+const (
+	maxRules     = 1000
+	maxMany      = 1000 // <many> and its draft forms
+	maxWindows   = 1000 // pairs of <from> and <until>
+	maxSpheres   = 1000
+	maxLists     = 32  // external lists
+	maxSelectors = 256 // members of provide-services and so on, and provide-unknown-attribute
+)
+
 // Error is why a rule document was refused.
 type Error = xmltree.Error
 
-// Ruleset is one parsed document. It is immutable.
+// Ruleset is one parsed document. It is immutable, but for Source before it is
+// shared.
 type Ruleset struct {
+	// Source says where the document is from, for a person.
+	Source string
+
 	rules []rule
 	oma   bool // uses external-list or other-identity
-	lists []string
+	doubt bool // an external list is not known to its end
 }
 
 type rule struct {
@@ -34,6 +52,7 @@ type rule struct {
 	conditions []condition
 	class      class
 	handling   Handling
+	message    bool // im-handling is allow
 	transform  Transform
 }
 
@@ -61,19 +80,19 @@ const (
 
 type condition struct {
 	kind     kind
-	name     string // for a trace
+	name     string
 	identity identity
 	spheres  []string
 	windows  []window
-	anchors  []string
+	lists    lists
 }
 
 // window is one pair of <from> and <until>: from <= t < until.
 type window struct{ from, until time.Time }
 
-// Parse reads a document of common policy with presence rules. Errors are
-// *Error. Rules are accepted as far as they are understood, see the package
-// comment.
+// Parse reads a document of common policy with presence rules or im-rules.
+// Errors are *Error. Rules are accepted as far as they are understood, see the
+// package comment.
 func Parse(body []byte) (*Ruleset, error) {
 	root, err := xmltree.Parse(body, limits)
 	if err != nil {
@@ -85,25 +104,62 @@ func Parse(body []byte) (*Ruleset, error) {
 	rs := &Ruleset{}
 	for e := range root.Elements() {
 		if e.Is(SpaceCommon, "rule") {
+			if len(rs.rules) >= maxRules {
+				return nil, tooMany(maxRules, "rules")
+			}
 			rs.rules = append(rs.rules, parseRule(e))
 		}
 	}
+	if err := rs.bounded(); err != nil {
+		return nil, err
+	}
 	for i := range rs.rules {
 		for _, c := range rs.rules[i].conditions {
-			rs.lists = append(rs.lists, c.anchors...)
 			rs.oma = rs.oma || c.kind == kindExternal || c.kind == kindOther
+			rs.doubt = rs.doubt || len(c.lists) > 0 // until they are known
 		}
 	}
 	return rs, nil
 }
 
+// bounded checks the bounds of a document.
+func (rs *Ruleset) bounded() error {
+	var many, windows, spheres, lists, selectors int
+	for i := range rs.rules {
+		r := &rs.rules[i]
+		for j := range r.conditions {
+			c := &r.conditions[j]
+			many += len(c.identity.many)
+			windows += len(c.windows)
+			spheres += len(c.spheres)
+			lists += len(c.lists)
+		}
+		t := &r.transform
+		selectors += len(t.services.members) + len(t.persons.members) + len(t.devices.members) + len(t.unknown)
+	}
+	for _, b := range []struct {
+		n, most int
+		what    string
+	}{
+		{many, maxMany, "elements <many>"},
+		{windows, maxWindows, "windows of validity"},
+		{spheres, maxSpheres, "spheres"},
+		{lists, maxLists, "external lists"},
+		{selectors, maxSelectors, "members of transformations"},
+	} {
+		if b.n > b.most {
+			return tooMany(b.most, b.what)
+		}
+	}
+	return nil
+}
+
+func tooMany(most int, what string) error {
+	return &Error{Kind: xmltree.KindTooLarge, Detail: "more than " + strconv.Itoa(most) + " " + what}
+}
+
 // Len returns the number of rules.
 func (rs *Ruleset) Len() int { return len(rs.rules) }
-
-// ExternalLists returns the XCAP URIs of the lists that OMA external-list
-// conditions name, as they are written, for a caller that fetches them before
-// Evaluate.
-func (rs *Ruleset) ExternalLists() []string { return append([]string(nil), rs.lists...) }
 
 func parseRule(e *xmltree.Element) rule {
 	var r rule
@@ -119,8 +175,11 @@ func parseRule(e *xmltree.Element) rule {
 			}
 		case "actions":
 			for a := range part.Elements() {
-				if a.Is(SpaceRules, "sub-handling") {
+				switch {
+				case a.Is(SpaceRules, "sub-handling"):
 					r.handling = max(r.handling, parseHandling(a.Content()))
+				case a.Is(SpaceMessage, "im-handling"):
+					r.message = r.message || a.Content() == "allow"
 				}
 			}
 		case "transformations":
@@ -129,6 +188,7 @@ func parseRule(e *xmltree.Element) rule {
 			}
 		}
 	}
+	r.transform.settle()
 	return r
 }
 
@@ -151,7 +211,9 @@ func parseCondition(e *xmltree.Element) condition {
 		c.kind, c.identity = kindIdentity, parseIdentity(e)
 	case e.Is(SpaceCommon, "any-identity"): // draft syntax
 		c.kind = kindIdentity
-		c.identity.addMany("", false, e, false)
+		if m := exceptions(e, false); m != nil {
+			c.identity.addMany(*m, "", false)
+		}
 	case e.Is(SpaceCommon, "sphere"):
 		c.kind = kindSphere
 		value, ok := e.Attr("value")
@@ -159,14 +221,13 @@ func parseCondition(e *xmltree.Element) condition {
 			value = e.Content() // draft syntax
 		}
 		c.spheres = strings.Fields(value)
-		c.name = "sphere " + strings.Join(c.spheres, " ")
 	case e.Is(SpaceCommon, "validity"):
 		c.kind, c.windows = kindValidity, parseValidity(e)
 	case e.Is(SpaceOMACommon, "external-list"):
 		c.kind = kindExternal
 		for entry := range e.Elements() {
 			if anchor, ok := entry.Attr("anc"); ok && entry.Is(SpaceOMACommon, "entry") {
-				c.anchors = append(c.anchors, strings.TrimSpace(anchor))
+				c.lists = append(c.lists, external{anchor: strings.TrimSpace(anchor), List: List{Missing: "not read"}})
 			}
 		}
 	case e.Is(SpaceOMACommon, "other-identity"):
@@ -174,7 +235,7 @@ func parseCondition(e *xmltree.Element) condition {
 	case e.Is(SpaceOMACommon, "anonymous-request"):
 		c.kind = kindAnonymous
 	default:
-		c.name = "unknown condition {" + e.Space + "}" + e.Local
+		c.name = "{" + e.Space + "}" + e.Local
 	}
 	return c
 }

@@ -124,18 +124,40 @@ func (m member) compare(o member) int {
 	return strings.Compare(m.value, o.value)
 }
 
-func (o *occurrences) union(p *occurrences) {
+// add adds what p names; settle follows.
+func (o *occurrences) add(p *occurrences) {
 	o.all = o.all || p.all
+	o.members = joinMembers(o.members, p.members)
+}
+
+// settle sorts what add has joined.
+func (o *occurrences) settle() {
 	if o.all {
 		o.members = nil
-		return
 	}
-	if len(p.members) == 0 {
-		return
+	o.members = sortedMembers(o.members)
+}
+
+// joinMembers appends more, which it may take over when there is nothing yet,
+// but never writes to.
+func joinMembers(all, more []member) []member {
+	if len(all) == 0 {
+		return slices.Clip(more)
 	}
-	m := append(slices.Clone(o.members), p.members...)
-	slices.SortFunc(m, member.compare)
-	o.members = slices.Compact(m)
+	return append(all, more...)
+}
+
+// sortedMembers sorts members and leaves out what is there twice. It leaves
+// alone what is in order: that may belong to a rule.
+func sortedMembers(ms []member) []member {
+	for i := 1; i < len(ms); i++ {
+		if ms[i-1].compare(ms[i]) >= 0 {
+			ms = slices.Clone(ms)
+			slices.SortFunc(ms, member.compare)
+			return slices.Compact(ms)
+		}
+	}
+	return ms
 }
 
 // Transform is what of a presence document a watcher may see (RFC 5025, 3.3).
@@ -181,6 +203,45 @@ func (t Transform) AppendKey(dst []byte) []byte {
 	return appendMembers(dst, t.unknown)
 }
 
+// Grants lists what is granted, for a person: names as they stand in rules.
+func (t Transform) Grants() []string {
+	var out []string
+	for _, o := range [...]struct {
+		name string
+		set  *occurrences
+	}{{"services", &t.services}, {"persons", &t.persons}, {"devices", &t.devices}} {
+		switch {
+		case o.set.all:
+			out = append(out, "all-"+o.name)
+		default:
+			for _, m := range o.set.members {
+				out = append(out, o.name+" with "+m.kind+" "+m.value)
+			}
+		}
+	}
+	if t.all {
+		return append(out, "provide-all-attributes")
+	}
+	var names []string
+	for n, bit := range booleans {
+		if t.attributes&bit != 0 {
+			names = append(names, n.local)
+		}
+	}
+	slices.Sort(names)
+	out = append(out, names...)
+	if t.attributes&geopriv != 0 {
+		out = append(out, "provide-geopriv full")
+	}
+	if in := t.input; in != inputFalse {
+		out = append(out, "provide-user-input "+map[userInput]string{inputBare: "bare", inputThresholds: "thresholds", inputFull: "full"}[in])
+	}
+	for _, m := range t.unknown {
+		out = append(out, "provide-unknown-attribute {"+m.kind+"}"+m.value)
+	}
+	return out
+}
+
 // appendMembers appends the members such that none can be read as others.
 func appendMembers(dst []byte, ms []member) []byte {
 	for _, m := range ms {
@@ -194,19 +255,23 @@ func appendMembers(dst []byte, ms []member) []byte {
 	return append(dst, '|')
 }
 
-// union adds what u grants.
-func (t *Transform) union(u *Transform) {
-	t.services.union(&u.services)
-	t.persons.union(&u.persons)
-	t.devices.union(&u.devices)
+// add adds what u grants; settle follows.
+func (t *Transform) add(u *Transform) {
+	t.services.add(&u.services)
+	t.persons.add(&u.persons)
+	t.devices.add(&u.devices)
 	t.attributes |= u.attributes
 	t.input = max(t.input, u.input)
 	t.all = t.all || u.all
-	if len(u.unknown) > 0 {
-		m := append(slices.Clone(t.unknown), u.unknown...)
-		slices.SortFunc(m, member.compare)
-		t.unknown = slices.Compact(m)
-	}
+	t.unknown = joinMembers(t.unknown, u.unknown)
+}
+
+// settle puts what add has joined in order.
+func (t *Transform) settle() {
+	t.services.settle()
+	t.persons.settle()
+	t.devices.settle()
+	t.unknown = sortedMembers(t.unknown)
 }
 
 // grant adds one child of <transformations>.
@@ -219,11 +284,11 @@ func (t *Transform) grant(e *xmltree.Element) {
 	}
 	switch {
 	case e.Is(SpaceRules, "provide-services"):
-		t.services.union(parseOccurrences(e, "all-services", "class", "occurrence-id", "service-uri", "service-uri-scheme"))
+		t.services.add(parseOccurrences(e, "all-services", "class", "occurrence-id", "service-uri", "service-uri-scheme"))
 	case e.Is(SpaceRules, "provide-persons"):
-		t.persons.union(parseOccurrences(e, "all-persons", "class", "occurrence-id"))
+		t.persons.add(parseOccurrences(e, "all-persons", "class", "occurrence-id"))
 	case e.Is(SpaceRules, "provide-devices"):
-		t.devices.union(parseOccurrences(e, "all-devices", "class", "occurrence-id", "deviceID"))
+		t.devices.add(parseOccurrences(e, "all-devices", "class", "occurrence-id", "deviceID"))
 	case e.Is(SpaceRules, "provide-user-input"):
 		switch e.Content() {
 		case "bare":
@@ -237,7 +302,7 @@ func (t *Transform) grant(e *xmltree.Element) {
 		space, _ := e.Attr("ns")
 		local, _ := e.Attr("name")
 		if isTrue(e) && local != "" {
-			t.union(&Transform{unknown: []member{{space, local}}})
+			t.unknown = append(t.unknown, member{space, local})
 		}
 	case e.Is(SpaceRules, "provide-all-attributes"):
 		t.all = true

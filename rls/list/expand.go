@@ -11,6 +11,9 @@ import (
 	"unicode/utf8"
 )
 
+// NoDocument is the detail of a [Problem] with a document that is not there.
+const NoDocument = "no such document"
+
 // Documents gives access to XCAP documents. The selector is "AUID/users/XUI/
 // FILE" or "AUID/global/FILE" as in [Reference.Document]. A document that is
 // not there is an error for which errors.Is(err, fs.ErrNotExist) holds. The
@@ -454,7 +457,7 @@ func (b *builder) read(selector string) *loaded {
 	if err != nil {
 		b.err = b.ctx.Err()
 		if errors.Is(err, fs.ErrNotExist) {
-			return &loaded{kind: KindReference, detail: "no such document"}
+			return &loaded{kind: KindReference, detail: NoDocument}
 		}
 		return &loaded{kind: KindReference, detail: err.Error()}
 	}
