@@ -17,7 +17,7 @@ type Package struct {
 
 	// Empty makes the document that stands for "nothing known" in a list, where
 	// an active member must have one (RL-17); nil when the package has none.
-	Empty func(entity string) []byte
+	Empty func(entity string) *Document
 }
 
 // Accepts tells whether an Accept header field value admits one of the

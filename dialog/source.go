@@ -1,6 +1,9 @@
 package dialog
 
-import "time"
+import (
+	"bytes"
+	"time"
+)
 
 // Identity is who a request comes from, as authentication (not a header of an
 // unknown peer) tells.
@@ -109,6 +112,14 @@ type Messenger interface {
 type Document struct {
 	Type string // media type
 	Body []byte
+}
+
+// Equal tells whether two documents are the same to who reads them; nil is none.
+func (d *Document) Equal(o *Document) bool {
+	if d == nil || o == nil {
+		return d == o
+	}
+	return d.Type == o.Type && bytes.Equal(d.Body, o.Body)
 }
 
 // Render implements Content.

@@ -146,8 +146,10 @@ func (a *Agent) Explain(q Question) Explanation {
 // Sphere is where a presentity says it is, as rules ask for it; empty when that
 // is undefined.
 func (s *Shard) Sphere(resource string) string {
-	if p := s.all[resource]; p != nil {
-		return p.sphere
+	if s.a.sphere >= 0 {
+		if p := s.all[s.a.sphere][resource]; p != nil {
+			return p.sphere()
+		}
 	}
 	return ""
 }
@@ -159,21 +161,25 @@ const changePiece = 64
 // AllRulesChanged decides anew for every watcher, after something changed that
 // the rules of anybody may depend on: the default rules or a list for all.
 func (s *Shard) AllRulesChanged(t *dialog.Turn) {
-	keys := make([]string, 0, len(s.all))
-	for key, p := range s.all {
-		if p.watchers.live > 0 {
-			keys = append(keys, key)
+	var watched []*presentity
+	for _, all := range s.all {
+		for _, p := range all {
+			if p.watchers.live > 0 {
+				watched = append(watched, p)
+			}
 		}
 	}
 	var piece func(t *dialog.Turn)
 	piece = func(t *dialog.Turn) {
-		n := min(changePiece, len(keys))
-		now := keys[:n]
-		if keys = keys[n:]; len(keys) > 0 {
+		n := min(changePiece, len(watched))
+		now := watched[:n]
+		if watched = watched[n:]; len(watched) > 0 {
 			t.Later(piece)
 		}
-		for _, key := range now {
-			s.RulesChanged(t, key)
+		for _, p := range now {
+			if s.all[p.pkg][p.key] == p {
+				s.rulesChanged(t, p)
+			}
 		}
 	}
 	piece(t)

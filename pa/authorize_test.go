@@ -71,7 +71,7 @@ func TestAllRulesChanged(t *testing.T) {
 				in.Resource = fmt.Sprintf("sip:u%d@example.com", i)
 				s.Attach(tn, in, to(i))
 			}
-			s.presentity("sip:nobody@example.com")
+			s.presentity(0, "sip:nobody@example.com")
 		})
 		turn(func(tn *dialog.Turn, s *Shard, out *sinks) {
 			for i := range many {

@@ -20,7 +20,7 @@ func (d *discard) Update(*dialog.Turn, dialog.Update) { d.n++ }
 func benchShard(b *testing.B, opt Options) func(func(*dialog.Turn, *Shard, *discard)) {
 	agent := New(opt)
 	rt := dialog.New(dialog.Options{
-		Packages: dialog.NewRegistry(Presence()), Durability: dialog.Memory, Sender: nowhere{},
+		Packages: dialog.NewRegistry(Events(Presence())...), Durability: dialog.Memory, Sender: nowhere{},
 		Components: []func(uint8) dialog.Component{agent.Shard, func(uint8) dialog.Component { return &discard{} }},
 		Route:      func(string) int { return 0 },
 	})
@@ -62,7 +62,7 @@ func BenchmarkAttach(b *testing.B) {
 			}
 			for b.Loop() {
 				turn := benchShard(b, opt)
-				presence := Presence()
+				presence := &Presence().Package
 				before, _ := heap()
 				var m runtime.MemStats
 				runtime.ReadMemStats(&m)
@@ -85,8 +85,8 @@ func BenchmarkAttach(b *testing.B) {
 				b.ReportMetric(float64(took.Nanoseconds())/watchers, "ns/watcher")
 				b.ReportMetric(float64(gc.Microseconds())/1000, "ms/GC")
 				turn(func(_ *dialog.Turn, s *Shard, d *discard) { // alive until here
-					if d.n != watchers || len(s.all) == 0 {
-						b.Errorf("%d updates, %d presentities", d.n, len(s.all))
+					if d.n != watchers || len(s.all[0]) == 0 {
+						b.Errorf("%d updates, %d presentities", d.n, len(s.all[0]))
 					}
 				})
 			}
@@ -115,7 +115,7 @@ func BenchmarkChange(b *testing.B) {
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				turn(func(t *dialog.Turn, s *Shard, _ *discard) {
-					p := s.presentity(alice)
+					p := s.presentity(0, alice)
 					for _, pub := range p.pubs {
 						t.CancelTimer(pub.timer)
 						delete(s.timers, pub.id)

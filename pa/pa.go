@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"iter"
 	"log/slog"
 	"slices"
 	"strings"
@@ -12,23 +13,10 @@ import (
 	"time"
 
 	"rollcall/dialog"
-	"rollcall/pa/pidf"
 	"rollcall/pa/policy"
 	"rollcall/pa/winfo"
 	"rollcall/sip"
 )
-
-// Presence is the event package of RFC 3856.
-func Presence() *dialog.Package {
-	return &dialog.Package{Name: "presence", Types: []string{pidf.MediaType}, DefaultExpires: time.Hour,
-		MinInterval: time.Second, Publish: true, Lists: true, Empty: pidf.Offline}
-}
-
-// WatcherInfo is the watcher information of presence (RFC 3857).
-func WatcherInfo() *dialog.Package {
-	return &dialog.Package{Name: "presence.winfo", Types: []string{"application/watcherinfo+xml"}, DefaultExpires: time.Hour,
-		MinInterval: time.Second}
-}
 
 // Mode is what a watcher gets when no rule matches.
 type Mode uint8
@@ -61,7 +49,8 @@ type RuleSource interface {
 	Fetch(ctx context.Context, resource string) ([]*policy.Ruleset, error)
 }
 
-// Options configures the agent.
+// Options configures the agent. A presentity here is a resource and a package:
+// the limits are of each.
 type Options struct {
 	Component uint8 // the agent's index among the runtime's components
 	Mode      Mode
@@ -72,6 +61,7 @@ type Options struct {
 	// rules at all.
 	MessageAllowed bool
 	Log            *slog.Logger
+	Packages       []*Package // those served, default Presence alone
 
 	MaxPublications int // per presentity, default 64; beyond it 503
 	MaxBody         int // bytes of a publication, default 64 KiB; beyond it 413
@@ -88,9 +78,10 @@ type Stats struct {
 
 // Agent makes the shards and holds what they share.
 type Agent struct {
-	opt   Options
-	stats Stats
-	limit sip.LogLimit
+	opt    Options
+	stats  Stats
+	limit  sip.LogLimit
+	sphere int // which package knows the sphere of a resource; -1: none
 }
 
 // New returns an agent.
@@ -107,7 +98,10 @@ func New(opt Options) *Agent {
 	if opt.MaxWatchers == 0 {
 		opt.MaxWatchers = 100_000
 	}
-	return &Agent{opt: opt}
+	if opt.Packages == nil {
+		opt.Packages = []*Package{Presence()}
+	}
+	return &Agent{opt: opt, sphere: slices.IndexFunc(opt.Packages, func(p *Package) bool { return p.Name == presenceName })}
 }
 
 // Stats gives the counters.
@@ -115,14 +109,18 @@ func (a *Agent) Stats() *Stats { return &a.stats }
 
 // Shard makes one shard's part.
 func (a *Agent) Shard(id uint8) dialog.Component {
-	return &Shard{a: a, id: id, all: make(map[string]*presentity), timers: make(map[uint64]timed)}
+	s := &Shard{a: a, id: id, all: make([]map[string]*presentity, len(a.opt.Packages)), timers: make(map[uint64]timed)}
+	for i := range s.all {
+		s.all[i] = make(map[string]*presentity)
+	}
+	return s
 }
 
 // Shard is the presence agent of one shard. Only that shard's turns use it.
 type Shard struct {
 	a      *Agent
 	id     uint8
-	all    map[string]*presentity // by canonical key
+	all    []map[string]*presentity // by package and canonical key
 	timers map[uint64]timed
 	nextID uint64
 	random sip.Random
@@ -145,20 +143,22 @@ type timed struct {
 	info *watcherList
 }
 
-// presentity is a local resource that somebody publishes or watches.
+// presentity is a local resource that somebody publishes or watches, with its
+// state in one package.
 type presentity struct {
 	key      string
 	pubs     []*publication // oldest change first
 	seq      uint64
-	sphere   string
+	kept     any              // what the package's code remembers; see composer
 	doc      *dialog.Document // all publications composed; nil until somebody wants it
 	views    *views           // nil when all see the whole
 	watchers watcherSet
 	winfos   map[dialog.SinkRef]*watcherList
-	listed   bool       // watcher information was sent since the start
 	walk     *walk      // under way
 	clock    *ruleClock // nil until time alone may change a decision
 	rev      uint32     // of doc
+	pkg      uint8      // the package's number
+	listed   bool       // watcher information was sent since the start
 	fetching bool
 	waits    bool // ... no, it is among the wanted
 	stale    bool // the rules changed while they were being read
@@ -173,17 +173,17 @@ type ruleClock struct {
 
 type publication struct {
 	row   PublicationRow
-	doc   *pidf.Document
+	doc   content
 	timer sip.Timer
 	id    uint64 // of the timer
 }
 
-func (s *Shard) presentity(key string) *presentity {
-	p := s.all[key]
+func (s *Shard) presentity(pkg uint8, key string) *presentity {
+	p := s.all[pkg][key]
 	if p == nil {
 		key = strings.Clone(key) // the caller's may be a part of something larger
-		p = &presentity{key: key}
-		s.all[key] = p
+		p = &presentity{key: key, pkg: pkg}
+		s.all[pkg][key] = p
 		s.a.stats.Presentities.Add(1)
 	}
 	return p
@@ -191,11 +191,11 @@ func (s *Shard) presentity(key string) *presentity {
 
 // tidy forgets a presentity that nobody publishes or watches.
 func (s *Shard) tidy(p *presentity) {
-	if len(p.pubs) == 0 && p.watchers.live == 0 && len(p.winfos) == 0 && s.all[p.key] == p {
+	if len(p.pubs) == 0 && p.watchers.live == 0 && len(p.winfos) == 0 && s.all[p.pkg][p.key] == p {
 		if p.clock != nil {
 			delete(s.timers, p.clock.id)
 		}
-		delete(s.all, p.key)
+		delete(s.all[p.pkg], p.key)
 		s.a.stats.Presentities.Add(-1)
 	}
 }
@@ -207,8 +207,13 @@ func (s *Shard) Attach(t *dialog.Turn, in dialog.Interest, to dialog.SinkRef) {
 			Err: dialog.Refuse(406, "", "Accept", strings.Join(in.Package.Types, ", "))})
 		return
 	}
-	p := s.presentity(in.Resource)
-	if in.Package.Name != "presence" {
+	pkg, winfo, ok := s.a.find(in.Package.Name)
+	if !ok {
+		t.Update(dialog.Update{To: to, State: dialog.Terminated, Reason: dialog.NoResource, Err: dialog.Refuse(489, "", "Allow-Events", s.a.events())})
+		return
+	}
+	p := s.presentity(pkg, in.Resource)
+	if winfo {
 		s.attachWatcherInfo(t, p, in, to)
 		s.tidy(p)
 		return
@@ -237,8 +242,8 @@ func (s *Shard) Attach(t *dialog.Turn, in dialog.Interest, to dialog.SinkRef) {
 	if in.Resumed {
 		w.is |= resumed
 	}
-	sets, ok := s.rules(p.key)
-	if !ok {
+	sets, known := s.rules(p.key)
+	if !known {
 		s.fetchRules(t, p, !in.Resumed)
 		return
 	}
@@ -257,7 +262,11 @@ func (s *Shard) begin(t *dialog.Turn, w *watcher) {
 
 // Detach implements dialog.Source.
 func (s *Shard) Detach(t *dialog.Turn, in dialog.Interest, to dialog.SinkRef) {
-	p := s.all[in.Resource]
+	pkg, _, ok := s.a.find(in.Package.Name)
+	if !ok {
+		return
+	}
+	p := s.all[pkg][in.Resource]
 	if p == nil {
 		return
 	}
@@ -290,16 +299,25 @@ func (p *presentity) compact() {
 // from now on, a list for instance. Watchers subscribe anew at once, and then
 // reach whom they should (EV-31).
 func (s *Shard) Released(t *dialog.Turn, resource string) {
-	p := s.all[resource]
-	if p == nil {
-		return
+	for p := range s.packagesOf(resource) {
+		for to := range p.winfos {
+			t.Update(dialog.Update{To: to, State: dialog.Terminated, Reason: dialog.Deactivated})
+		}
+		clear(p.winfos)
+		s.walk(t, p, walk{released: true})
+		s.tidy(p)
 	}
-	for to := range p.winfos {
-		t.Update(dialog.Update{To: to, State: dialog.Terminated, Reason: dialog.Deactivated})
+}
+
+// packagesOf gives a resource's presentity of each package that has one.
+func (s *Shard) packagesOf(resource string) iter.Seq[*presentity] {
+	return func(yield func(*presentity) bool) {
+		for _, all := range s.all {
+			if p := all[resource]; p != nil && !yield(p) {
+				return
+			}
+		}
 	}
-	clear(p.winfos)
-	s.walk(t, p, walk{released: true})
-	s.tidy(p)
 }
 
 // rules are those that apply to a presentity; ok is false when they must be
@@ -332,7 +350,7 @@ func (s *Shard) fetchRules(t *dialog.Turn, p *presentity, asked bool) {
 		p.fetching = false
 		if p.stale {
 			p.stale = false
-			s.RulesChanged(t, p.key)
+			s.rulesChanged(t, p)
 			return
 		}
 		if err != nil {
@@ -369,8 +387,8 @@ func (s *Shard) fetchNext(t *dialog.Turn) {
 			continue
 		}
 		p.fetching, p.waits, p.stale = false, false, false
-		if s.all[p.key] == p && p.watchers.live > 0 {
-			s.RulesChanged(t, p.key)
+		if s.all[p.pkg][p.key] == p && p.watchers.live > 0 {
+			s.rulesChanged(t, p)
 		}
 		if p.waits { // no room after all
 			return
@@ -404,13 +422,18 @@ func (s *Shard) decideAll(t *dialog.Turn, p *presentity, sets []*policy.Ruleset,
 // RulesChanged decides anew for every watcher of a resource, after its rules
 // changed (PR-17).
 func (s *Shard) RulesChanged(t *dialog.Turn, resource string) {
-	p := s.all[resource]
-	if p == nil || p.watchers.live == 0 {
+	for p := range s.packagesOf(resource) {
+		s.rulesChanged(t, p)
+	}
+}
+
+func (s *Shard) rulesChanged(t *dialog.Turn, p *presentity) {
+	if p.watchers.live == 0 {
 		return
 	}
 	if p.fetching {
 		p.stale = true
-	} else if sets, ok := s.rules(resource); ok {
+	} else if sets, ok := s.rules(p.key); ok {
 		s.decideAll(t, p, sets, nil)
 	} else {
 		s.fetchRules(t, p, false)
@@ -421,9 +444,9 @@ func (s *Shard) RulesChanged(t *dialog.Turn, resource string) {
 // by that. It returns whether its status in watcher information is another. A
 // watcher that is refused leaves a gap.
 func (s *Shard) decide(t *dialog.Turn, p *presentity, i int, uri string, sets []*policy.Ruleset) bool {
-	d, _ := s.a.Decide(Question{Watcher: uri, Resource: p.key, Package: "presence", Sphere: p.sphere, Sets: sets, Now: t.Now})
+	d, _ := s.a.Decide(Question{Watcher: uri, Resource: p.key, Package: s.pkg(p).Name, Sphere: s.sphereOf(p), Sets: sets, Now: t.Now})
 	s.ruleTimer(t, p, d.NextChange)
-	w, view := &p.watchers.all[i], p.viewOf(&d)
+	w, view := &p.watchers.all[i], p.viewOf(&d, s.transformer(p))
 	if w.is&decided != 0 && w.handling == d.Handling && w.view == view {
 		return false
 	}
@@ -502,15 +525,23 @@ func (s *Shard) Timer(t *dialog.Turn, id uint64) {
 	}
 	if !t.Now.Before(e.p.clock.at) {
 		e.p.clock.at = time.Time{}
-		s.RulesChanged(t, e.p.key)
+		s.rulesChanged(t, e.p)
 	}
 }
 
 // changed composes anew and tells those who see a difference.
 func (s *Shard) changed(t *dialog.Turn, p *presentity) {
-	sphere := pidf.Sphere(p.docs())
-	moved := sphere != p.sphere
-	p.sphere = sphere
+	before := p.sphere()
+	p.kept = s.pkg(p).code.observe(p.kept, p.pubs, t.Now)
+	moved := p.sphere() != before
+	if moved {
+		for o := range s.packagesOf(p.key) {
+			if o != p && o.watchers.live > 0 {
+				o.held = true
+				s.rulesChanged(t, o)
+			}
+		}
+	}
 	if p.watchers.live == 0 {
 		p.doc, p.views = nil, nil
 		return
@@ -521,7 +552,7 @@ func (s *Shard) changed(t *dialog.Turn, p *presentity) {
 	}
 	if moved {
 		p.held = true // nobody is shown a document of the new sphere before
-		s.RulesChanged(t, p.key)
+		s.rulesChanged(t, p)
 	}
 	if differs && !p.held {
 		s.walk(t, p, walk{})
@@ -531,60 +562,14 @@ func (s *Shard) changed(t *dialog.Turn, p *presentity) {
 // newToken is an entity tag or the like.
 func (s *Shard) newToken() string { return hex.EncodeToString(s.random.Next(8)) }
 
-// Info describes a presentity to an operator.
-type Info struct {
-	URI          string            `json:"uri"`
-	Basic        string            `json:"basic"`
-	Note         string            `json:"note,omitempty"`
-	Publications []PublicationInfo `json:"publications"`
-	Watchers     []WatcherInfoRow  `json:"watchers"`
-}
-
-// PublicationInfo describes a publication.
-type PublicationInfo struct {
-	ETag    string    `json:"etag"`
-	Basic   string    `json:"basic"`
-	Note    string    `json:"note,omitempty"`
-	Updated time.Time `json:"updated"`
-	Expires time.Time `json:"expires"`
-	Bytes   int       `json:"bytes"`
-}
-
-// WatcherInfoRow describes a watcher and what was decided for it.
-type WatcherInfoRow struct {
-	URI      string    `json:"uri"`
-	Status   string    `json:"status"`
-	Handling string    `json:"handling"`
-	Since    time.Time `json:"since"`
-}
-
-// Describe tells what is known of a presentity; false when nobody publishes or
-// watches it.
-func (s *Shard) Describe(resource string) (Info, bool) {
-	p := s.all[resource]
-	if p == nil {
-		return Info{}, false
-	}
-	in := Info{URI: p.key, Publications: []PublicationInfo{}, Watchers: []WatcherInfoRow{}}
-	doc := pidf.Merge(p.key, p.docs())
-	in.Basic, in.Note = doc.Basic(), doc.Note()
-	for _, pub := range p.pubs {
-		in.Publications = append(in.Publications, PublicationInfo{ETag: pub.row.ETag, Basic: pub.doc.Basic(), Note: pub.doc.Note(),
-			Updated: time.UnixMilli(pub.row.UpdatedMS).UTC(), Expires: time.UnixMilli(pub.row.ExpiresMS).UTC(), Bytes: len(pub.row.Body)})
-	}
-	for w := range p.watchers.each() {
-		in.Watchers = append(in.Watchers, WatcherInfoRow{URI: p.watchers.uri(w), Status: w.status(), Handling: w.handling.String(), Since: w.started().UTC()})
-	}
-	slices.SortFunc(in.Watchers, func(a, b WatcherInfoRow) int { return strings.Compare(a.URI, b.URI) })
-	return in, true
-}
-
 // Tables counts what the shard holds, as dialog.Runtime.Tables wants it.
 func (s *Shard) Tables(add func(name string, n int)) {
-	add("pa presentities", len(s.all))
 	add("pa timers", len(s.timers))
-	for _, p := range s.all {
-		add("pa publications", len(p.pubs))
-		add("pa watchers", p.watchers.live+len(p.winfos))
+	for _, all := range s.all {
+		add("pa presentities", len(all))
+		for _, p := range all {
+			add("pa publications", len(p.pubs))
+			add("pa watchers", p.watchers.live+len(p.winfos))
+		}
 	}
 }

@@ -4,13 +4,13 @@ import (
 	"bytes"
 	"cmp"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"rollcall/dialog"
-	"rollcall/pa/pidf"
 	"rollcall/sip"
 )
 
@@ -28,13 +28,14 @@ func (s *Shard) Publish(t *dialog.Turn, r *dialog.Request) {
 
 func (s *Shard) publish(t *dialog.Turn, r *dialog.Request) *dialog.Error {
 	m := r.Msg
-	if !r.Package.Publish {
-		return dialog.Refuse(489, "", "Allow-Events", "presence")
+	pkg, winfo, ok := s.a.find(r.Package.Name)
+	if !ok || winfo {
+		return dialog.Refuse(489, "", "Allow-Events", s.a.events())
 	}
 	if r.Watcher.URI != r.Resource {
 		return dialog.Refuse(403, "Not Your Presence")
 	}
-	p := s.all[r.Resource]
+	p := s.all[pkg][r.Resource]
 	var pub *publication
 	if m.Has(sip.HdrSIPIfMatch) {
 		tags := slices.Collect(m.Values(sip.HdrSIPIfMatch))
@@ -50,7 +51,7 @@ func (s *Shard) publish(t *dialog.Turn, r *dialog.Request) *dialog.Error {
 		return err
 	}
 	if expires == 0 {
-		return s.unpublish(t, r, p, pub)
+		return s.unpublish(t, r, pkg, p, pub)
 	}
 	if len(m.Body()) == 0 {
 		if pub == nil {
@@ -59,7 +60,11 @@ func (s *Shard) publish(t *dialog.Turn, r *dialog.Request) *dialog.Error {
 		s.refresh(t, r, p, pub, expires)
 		return nil
 	}
-	mediaType, doc, err := s.body(r)
+	var held content
+	if pub != nil {
+		held = pub.doc
+	}
+	mediaType, doc, err := s.body(r, pkg, held)
 	if err != nil {
 		return err
 	}
@@ -71,7 +76,7 @@ func (s *Shard) publish(t *dialog.Turn, r *dialog.Request) *dialog.Error {
 		if p != nil && len(p.pubs) >= s.a.opt.MaxPublications {
 			return &dialog.Error{Status: 503, Reason: "Too Many Publications", RetryAfter: time.Minute}
 		}
-		p = s.presentity(r.Resource)
+		p = s.presentity(pkg, r.Resource)
 		pub = &publication{row: PublicationRow{Resource: p.key, Event: r.Package.Name, ID: s.newToken()}}
 		s.a.stats.Publications.Add(1)
 	}
@@ -84,7 +89,7 @@ func (s *Shard) publish(t *dialog.Turn, r *dialog.Request) *dialog.Error {
 	p.pubs = append(slices.DeleteFunc(p.pubs, func(o *publication) bool { return o == pub }), pub)
 	s.keep(t, p, pub, expires)
 	s.published(t, r, pub.row.ETag, expires)
-	s.orTakeBack(t, pub, before)
+	s.orTakeBack(t, p.pkg, pub, before)
 	s.changed(t, p)
 	return nil
 }
@@ -94,7 +99,7 @@ func (s *Shard) refresh(t *dialog.Turn, r *dialog.Request, p *presentity, pub *p
 	s.a.stats.Refreshed.Add(1)
 	s.keep(t, p, pub, expires)
 	s.published(t, r, pub.row.ETag, expires)
-	s.orTakeBack(t, pub, before)
+	s.orTakeBack(t, p.pkg, pub, before)
 }
 
 // now is a publication as it is before it changes.
@@ -103,10 +108,10 @@ func (p *publication) now() publication { return publication{row: p.row, doc: p.
 // orTakeBack makes a publication what it was when the answer just given could
 // not be stored: its publisher will come again with the entity tag he knows, or
 // with none.
-func (s *Shard) orTakeBack(t *dialog.Turn, pub *publication, before publication) {
+func (s *Shard) orTakeBack(t *dialog.Turn, pkg uint8, pub *publication, before publication) {
 	key, tag := pub.row.Resource, pub.row.ETag
 	t.OnWithdraw(func(t *dialog.Turn) {
-		p := s.all[key]
+		p := s.all[pkg][key]
 		if p == nil || p.byTag(tag) != pub {
 			return
 		}
@@ -141,17 +146,18 @@ func (p *presentity) byTag(tag string) *publication {
 }
 
 // body reads the published document.
-func (s *Shard) body(r *dialog.Request) (mediaType string, doc *pidf.Document, refusal *dialog.Error) {
-	mediaType, text, refusal := dialog.Body(r.Msg, s.a.opt.MaxBody, strings.Join(r.Package.Types, ", "))
+func (s *Shard) body(r *dialog.Request, pkg uint8, held content) (mediaType string, doc content, refusal *dialog.Error) {
+	p := s.a.opt.Packages[pkg]
+	mediaType, text, refusal := dialog.Body(r.Msg, s.a.opt.MaxBody, strings.Join(p.Types, ", "))
 	if refusal != nil {
 		return "", nil, refusal
 	}
-	doc, err := pidf.Parse(slices.Clone(text), pidf.Limits{Bytes: s.a.opt.MaxBody})
+	doc, err := p.code.read(mediaType, slices.Clone(text), s.a.opt.MaxBody, held)
 	if err != nil {
-		status, reason := 400, "Bad Presence Document"
-		var pe *pidf.Error
-		if errors.As(err, &pe) {
-			status = pe.Code()
+		status, reason := 400, "Bad Document"
+		var coded interface{ Code() int }
+		if errors.As(err, &coded) {
+			status = coded.Code()
 			if status != 400 {
 				reason = ""
 			}
@@ -188,18 +194,18 @@ func (s *Shard) arm(t *dialog.Turn, p *presentity, pub *publication) {
 // unpublish handles Expires: 0. The body of a removal is ignored (PUB-07);
 // without an entity tag there is nothing to remove, so a body is looked at as
 // in any other request, but nothing is stored and nothing changes.
-func (s *Shard) unpublish(t *dialog.Turn, r *dialog.Request, p *presentity, pub *publication) *dialog.Error {
+func (s *Shard) unpublish(t *dialog.Turn, r *dialog.Request, pkg uint8, p *presentity, pub *publication) *dialog.Error {
 	if pub == nil {
 		if len(r.Msg.Body()) == 0 {
 			return dialog.Refuse(400, "Entity Tag Missing")
 		}
-		if _, _, err := s.body(r); err != nil {
+		if _, _, err := s.body(r, pkg, nil); err != nil {
 			return err
 		}
 	}
 	s.published(t, r, s.newToken(), 0) // the tag is required and of no use (PUB-02)
 	if pub != nil {
-		t.OnWithdraw(func(t *dialog.Turn) { s.revive(t, pub) })
+		t.OnWithdraw(func(t *dialog.Turn) { s.revive(t, pkg, pub) })
 		s.drop(t, p, pub)
 	}
 	return nil
@@ -207,8 +213,8 @@ func (s *Shard) unpublish(t *dialog.Turn, r *dialog.Request, p *presentity, pub 
 
 // revive brings a publication back whose removal could not be stored: its
 // publisher was refused and knows it as it was.
-func (s *Shard) revive(t *dialog.Turn, pub *publication) {
-	p := s.presentity(pub.row.Resource)
+func (s *Shard) revive(t *dialog.Turn, pkg uint8, pub *publication) {
+	p := s.presentity(pkg, pub.row.Resource)
 	if p.byTag(pub.row.ETag) != nil {
 		return
 	}
@@ -245,11 +251,12 @@ func (s *Shard) drop(t *dialog.Turn, p *presentity, pub *publication) {
 
 // Restore brings a stored publication back after a restart.
 func (s *Shard) Restore(t *dialog.Turn, row PublicationRow) error {
-	doc, err := pidf.Parse(row.Body, pidf.Limits{Bytes: max(s.a.opt.MaxBody, len(row.Body))})
+	doc, err := s.a.restored(&row)
 	if err != nil {
 		return err
 	}
-	p := s.presentity(row.Resource)
+	pkg, _, _ := s.a.find(row.Event)
+	p := s.presentity(pkg, row.Resource)
 	pub := &publication{row: row, doc: doc}
 	if grace := t.Now.Add(recoveryGrace).UnixMilli(); row.ExpiresMS < grace {
 		pub.row.ExpiresMS = grace
@@ -257,8 +264,17 @@ func (s *Shard) Restore(t *dialog.Turn, row PublicationRow) error {
 	p.pubs = append(p.pubs, pub)
 	p.sort()
 	p.seq = max(p.seq, row.Seq)
-	p.sphere = pidf.Sphere(p.docs())
+	p.kept = s.pkg(p).code.observe(p.kept, p.pubs, t.Now)
 	s.a.stats.Publications.Add(1)
 	s.arm(t, p, pub)
 	return nil
+}
+
+// restored reads the document of a stored publication.
+func (a *Agent) restored(row *PublicationRow) (content, error) {
+	pkg, winfo, ok := a.find(row.Event)
+	if !ok || winfo {
+		return nil, fmt.Errorf("event package %q cannot be published", row.Event)
+	}
+	return a.opt.Packages[pkg].code.read(row.ContentType, row.Body, max(a.opt.MaxBody, len(row.Body)), nil)
 }

@@ -58,7 +58,7 @@ func inShard(t *testing.T, opt Options, f func(turn func(func(t *dialog.Turn, s 
 	synctest.Test(t, func(t *testing.T) {
 		agent := New(opt)
 		rt := dialog.New(dialog.Options{
-			Packages: dialog.NewRegistry(Presence()), Durability: dialog.Memory, Sender: nowhere{},
+			Packages: dialog.NewRegistry(Events(Presence())...), Durability: dialog.Memory, Sender: nowhere{},
 			Components: []func(uint8) dialog.Component{agent.Shard, func(uint8) dialog.Component { return &sinks{got: make(map[dialog.SinkRef][]dialog.Update)} }},
 			Route:      func(string) int { return 0 },
 		})
@@ -80,7 +80,7 @@ func sink(i int) dialog.SinkRef {
 }
 
 func interest(watcher string) dialog.Interest {
-	return dialog.Interest{Package: Presence(), Resource: alice, URI: alice, Watcher: dialog.Identity{URI: watcher}}
+	return dialog.Interest{Package: &Presence().Package, Resource: alice, URI: alice, Watcher: dialog.Identity{URI: watcher}}
 }
 
 func stored(seq uint64, note string, expires time.Time) PublicationRow {
@@ -134,7 +134,7 @@ func TestOneDocumentPerView(t *testing.T) {
 			if err := s.Restore(tn, stored(2, "two", tn.Now.Add(time.Hour))); err != nil {
 				t.Fatal(err)
 			}
-			s.changed(tn, s.all[alice])
+			s.changed(tn, s.all[0][alice])
 		})
 		turn(func(tn *dialog.Turn, s *Shard, out *sinks) {
 			n := docs(out)
@@ -147,7 +147,7 @@ func TestOneDocumentPerView(t *testing.T) {
 				}
 			}
 			// A change that only one view sees: notes are hidden from the other.
-			p := s.all[alice]
+			p := s.all[0][alice]
 			s.drop(tn, p, p.pubs[1])
 			if err := s.Restore(tn, stored(3, "three", tn.Now.Add(time.Hour))); err != nil {
 				t.Fatal(err)
@@ -162,7 +162,7 @@ func TestOneDocumentPerView(t *testing.T) {
 					t.Errorf("watcher %d got %d updates", i, len(u))
 				}
 			}
-			if n := len(s.all[alice].views.byKey); n != 2 {
+			if n := len(s.all[0][alice].views.byKey); n != 2 {
 				t.Errorf("%d views are kept, want 2 besides the whole", n)
 			}
 		})
@@ -211,11 +211,11 @@ func TestRestore(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			p := s.all[alice]
+			p := s.all[0][alice]
 			if p.pubs[0].row.ETag != "tag3" || p.pubs[1].row.ETag != "tag5" || p.pubs[2].row.ETag != "tag7" || p.byTag("tag7") == nil || p.seq != 7 {
 				t.Errorf("restored: %v, seq %d", p.pubs, p.seq)
 			}
-			if err := s.Restore(tn, PublicationRow{Resource: "sip:bob@example.com", Body: []byte("<broken")}); err == nil || s.all["sip:bob@example.com"] != nil {
+			if err := s.Restore(tn, PublicationRow{Resource: "sip:bob@example.com", Event: "presence", Body: []byte("<broken")}); err == nil || s.all[0]["sip:bob@example.com"] != nil {
 				t.Errorf("a broken row is restored")
 			}
 			s.Attach(tn, interest("sip:w@example.com"), sink(0))
@@ -268,8 +268,8 @@ func TestDetachWhileFetching(t *testing.T) {
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		turn(func(_ *dialog.Turn, s *Shard, out *sinks) {
-			if len(out.got) != 0 || len(s.all) != 0 || len(s.timers) != 0 || s.a.stats.Presentities.Load() != 0 {
-				t.Errorf("left over: %v, %v, %v", out.got, s.all, s.timers)
+			if len(out.got) != 0 || len(s.all[0]) != 0 || len(s.timers) != 0 || s.a.stats.Presentities.Load() != 0 {
+				t.Errorf("left over: %v, %v, %v", out.got, s.all[0], s.timers)
 			}
 		})
 	})

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 
 	"rollcall/dialog"
-	"rollcall/pa/pidf"
 	"rollcall/pa/policy"
 )
 
@@ -35,13 +34,14 @@ const keptViews = 8
 const politeKey = "polite-block"
 
 // viewOf is the number of the view that a decision gives.
-func (p *presentity) viewOf(d *policy.Decision) uint32 {
+// What rules take out of a document counts only with a transformer.
+func (p *presentity) viewOf(d *policy.Decision, tr transformer) uint32 {
 	var buf [256]byte
 	key := buf[:0]
 	switch {
 	case d.Handling == policy.PoliteBlock:
 		key = append(key, politeKey...)
-	case d.Handling == policy.Allow && !d.Transform.IsEverything():
+	case d.Handling == policy.Allow && tr != nil && !d.Transform.IsEverything():
 		key = d.Transform.AppendKey(key)
 	default:
 		return 0
@@ -107,9 +107,9 @@ func (s *Shard) document(t *dialog.Turn, p *presentity, n uint32) (*dialog.Docum
 	}
 	v := p.views.list[n-1]
 	if v.stale {
-		body := exact(s.render(t, p, v))
-		if v.doc == nil || !bytes.Equal(v.doc.Body, body) {
-			v.doc = &dialog.Document{Type: pidf.MediaType, Body: body}
+		doc := s.render(t, p, v)
+		if v.rev == 0 || !v.doc.Equal(doc) {
+			v.doc = doc
 			v.rev++
 		}
 		v.stale = false
@@ -117,17 +117,16 @@ func (s *Shard) document(t *dialog.Turn, p *presentity, n uint32) (*dialog.Docum
 	return v.doc, v.rev
 }
 
-// compose makes the whole of all publications. It returns whether it differs
-// from the one before.
+// compose makes the whole of all publications. It returns whether watchers have
+// to hear of it.
 func (s *Shard) compose(p *presentity) bool {
 	s.a.stats.Rendered.Add(1)
-	body := exact(pidf.Compose(p.key, p.docs()))
-	if p.doc != nil && bytes.Equal(p.doc.Body, body) {
-		return false
+	doc, differs := s.pkg(p).code.compose(p.key, p.kept, p.pubs, p.doc)
+	p.doc = doc
+	if differs {
+		p.rev++
 	}
-	p.doc = &dialog.Document{Type: pidf.MediaType, Body: body}
-	p.rev++
-	return true
+	return differs
 }
 
 // outdate has every view rendered anew when it is next wanted.
@@ -147,17 +146,21 @@ func (p *presentity) outdate() {
 	}
 }
 
-func (s *Shard) render(t *dialog.Turn, p *presentity, v *view) []byte {
+func (s *Shard) render(t *dialog.Turn, p *presentity, v *view) *dialog.Document {
 	s.a.stats.Rendered.Add(1)
-	if v.polite {
-		return policy.PoliteBlockDocument(p.key)
+	tr := s.transformer(p)
+	switch {
+	case v.polite && tr != nil:
+		return presenceDocument(policy.PoliteBlockDocument(p.key))
+	case v.polite:
+		return s.empty(p)
 	}
-	doc, err := v.transform.Apply(pidf.Merge(p.key, p.docs()))
+	doc, err := tr.transform(p.key, p.pubs, v.transform)
 	if err != nil {
 		s.a.limit.Log(t.Now, s.a.opt.Log, slog.LevelError, "document not filtered; shown as offline", "presentity", p.key, "err", err)
-		return pidf.Offline(p.key)
+		return s.empty(p)
 	}
-	return doc.Bytes()
+	return doc
 }
 
 // exact is a body as it is kept for long: without much room behind it.
@@ -166,13 +169,4 @@ func exact(body []byte) []byte {
 		return bytes.Clone(body)
 	}
 	return body
-}
-
-// docs are the published documents, oldest first.
-func (p *presentity) docs() []*pidf.Document {
-	docs := make([]*pidf.Document, len(p.pubs))
-	for i, pub := range p.pubs {
-		docs[i] = pub.doc
-	}
-	return docs
 }

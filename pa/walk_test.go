@@ -104,7 +104,7 @@ const (
 // publish sets what alice publishes and tells her watchers.
 func publish(t testing.TB, tn *dialog.Turn, s *Shard, basic, note string) {
 	t.Helper()
-	p := s.presentity(alice)
+	p := s.presentity(0, alice)
 	for _, pub := range p.pubs {
 		tn.CancelTimer(pub.timer)
 		delete(s.timers, pub.id)
@@ -192,7 +192,7 @@ func TestWalkInPieces(t *testing.T) {
 			out.order = nil
 			chain(tn, func(*dialog.Turn) bool {
 				told = append(told, len(out.order))
-				return s.all[alice].walk != nil
+				return s.all[0][alice].walk != nil
 			})
 			publish(t, tn, s, "open", "one")
 		})
@@ -277,7 +277,7 @@ func TestWalkUnderChange(t *testing.T) {
 				})
 			})
 			turn(func(tn *dialog.Turn, s *Shard, out *sinks) {
-				p := s.all[alice]
+				p := s.all[0][alice]
 				if p.walk != nil {
 					t.Errorf("seed %d: a walk without end", seed)
 				}
@@ -298,11 +298,11 @@ func TestWalkUnderChange(t *testing.T) {
 						continue
 					}
 					live++
-					d, _ := s.a.Decide(Question{Watcher: uri, Resource: alice, Sphere: p.sphere, Sets: rules.sets, Now: tn.Now})
+					d, _ := s.a.Decide(Question{Watcher: uri, Resource: alice, Sphere: p.sphere(), Sets: rules.sets, Now: tn.Now})
 					var body []byte
 					switch d.Handling {
 					case policy.Allow, policy.PoliteBlock:
-						body = s.render(tn, p, &view{transform: d.Transform, polite: d.Handling == policy.PoliteBlock})
+						body = s.render(tn, p, &view{transform: d.Transform, polite: d.Handling == policy.PoliteBlock}).Body
 					case policy.Block:
 						t.Errorf("seed %d: watcher %d is blocked and attached", seed, i)
 					}
@@ -344,7 +344,7 @@ func TestViewsForgotten(t *testing.T) {
 					}
 				}
 				s.RulesChanged(tn, alice)
-				if vs := s.all[alice].views; len(vs.byKey) > keptViews+1 || len(vs.list) > keptViews+1 {
+				if vs := s.all[0][alice].views; len(vs.byKey) > keptViews+1 || len(vs.list) > keptViews+1 {
 					t.Errorf("after %d rules: %d views in %d places", i, len(vs.byKey), len(vs.list))
 				}
 			})
@@ -369,7 +369,7 @@ func TestReleasedInPieces(t *testing.T) {
 			chain(tn, func(tn *dialog.Turn) bool {
 				if turns++; turns == 2 { // in the middle of a walk
 					s.Released(tn, alice)
-					s.drop(tn, s.all[alice], s.all[alice].pubs[0])
+					s.drop(tn, s.all[0][alice], s.all[0][alice].pubs[0])
 				}
 				return turns < 20
 			})
@@ -381,7 +381,7 @@ func TestReleasedInPieces(t *testing.T) {
 					t.Errorf("watcher %d got %+v, want one end", i, us)
 				}
 			}
-			if len(s.all) != 0 || s.a.stats.Watchers.Load() != 0 || s.a.stats.Presentities.Load() != 0 {
+			if len(s.all[0]) != 0 || s.a.stats.Watchers.Load() != 0 || s.a.stats.Presentities.Load() != 0 {
 				t.Errorf("left over: %v, %d watchers", s.all, s.a.stats.Watchers.Load())
 			}
 		})

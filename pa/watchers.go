@@ -16,10 +16,11 @@ import (
 // documents are always full (RFC 3858 section 3), so a lost one is repaired by
 // the next.
 type watcherList struct {
-	p    *presentity
-	to   dialog.SinkRef
-	gone []winfo.Watcher // those that left since the last document
-	back bool            // after a restart: for infoTime
+	p     *presentity
+	to    dialog.SinkRef
+	event string          // the package watched
+	gone  []winfo.Watcher // those that left since the last document
+	back  bool            // after a restart: for infoTime
 }
 
 // infoTime is how long the watchers of before a restart may take to come back.
@@ -29,15 +30,16 @@ const infoTime = 10 * time.Second
 // are left out, as RFC 3857 section 4.7.2 lets transient ones be.
 const maxGone = 100
 
-// attachWatcherInfo serves presence.winfo: to the presentity itself, and in
-// open mode to everybody (WI-03), unless the package has a basis of its own.
+// attachWatcherInfo serves a package's watcher information: to the presentity
+// itself, and in open mode to everybody (WI-03), unless the package has a basis of
+// its own.
 func (s *Shard) attachWatcherInfo(t *dialog.Turn, p *presentity, in dialog.Interest, to dialog.SinkRef) {
 	if d, _ := s.a.Decide(Question{Watcher: in.Watcher.URI, Resource: in.Resource, Package: in.Package.Name, Now: t.Now}); d.Handling != policy.Allow {
 		t.Update(dialog.Update{To: to, State: dialog.Terminated, Reason: dialog.Rejected,
 			Err: dialog.Refuse(403, "Only The Owner Sees Watchers")})
 		return
 	}
-	l := &watcherList{p: p, to: to, back: in.Resumed}
+	l := &watcherList{p: p, to: to, event: s.pkg(p).Name, back: in.Resumed}
 	if l.back {
 		s.nextID++
 		s.timers[s.nextID] = timed{p: p, info: l}
@@ -108,5 +110,5 @@ func (l *watcherList) Render(dst []byte, v dialog.View) ([]byte, string) {
 	slices.SortFunc(ws, func(a, b winfo.Watcher) int { return strings.Compare(a.ID, b.ID) })
 	ws = append(ws, l.gone...)
 	l.gone, l.back = nil, false
-	return winfo.Append(dst, v.Version, true, l.p.key, "presence", ws), "application/watcherinfo+xml"
+	return winfo.Append(dst, v.Version, true, l.p.key, l.event, ws), winfo.MediaType
 }

@@ -415,7 +415,7 @@ func (r *renderer) member(m *member, full bool) (inst rlmi.Instance, part rlmi.P
 			if r.v.in.Package.Empty == nil {
 				return rlmi.Pending("i" + num), part, true
 			}
-			doc = &dialog.Document{Type: r.v.in.Package.Types[0], Body: r.v.in.Package.Empty(m.uri)}
+			doc = r.v.in.Package.Empty(m.uri)
 		}
 		return rlmi.Active("i"+num, cid), rlmi.Part{CID: cid, ContentType: doc.Type, Body: doc.Body}, true
 	case dialog.Pending:

@@ -9,7 +9,6 @@ import (
 
 	"rollcall/dialog"
 	"rollcall/pa"
-	"rollcall/pa/pidf"
 	"rollcall/sql"
 )
 
@@ -29,9 +28,9 @@ const expiredLong = 24 * time.Hour
 func CheckRow(row any) error {
 	switch row := row.(type) {
 	case dialog.SubscriptionRow:
-		return row.Check(dialog.NewRegistry(packages()...))
+		return row.Check(dialog.NewRegistry(pa.Events(packages()...)...))
 	case dialog.RemoteRow:
-		return row.Check(dialog.NewRegistry(packages()...))
+		return row.Check(dialog.NewRegistry(pa.Events(packages()...)...))
 	case pa.PublicationRow:
 		return checkPublication(&row)
 	}
@@ -39,17 +38,10 @@ func CheckRow(row any) error {
 }
 
 func checkPublication(row *pa.PublicationRow) error {
-	p := packageOf(row.Event)
-	switch {
-	case row.Resource == "" || row.ID == "" || row.ETag == "":
+	if row.Resource == "" || row.ID == "" || row.ETag == "" {
 		return errors.New("resource, id or entity tag is empty")
-	case p == nil || !p.Publish:
-		return fmt.Errorf("event package %q cannot be published", row.Event)
 	}
-	if _, err := pidf.Parse(row.Body, pidf.Limits{Bytes: len(row.Body)}); err != nil {
-		return fmt.Errorf("the body is no presence document: %w", err)
-	}
-	return nil
+	return pa.Check(packages(), row)
 }
 
 // CheckStore looks at every row of a store and at the database, and calls report
@@ -63,7 +55,7 @@ func CheckStore(ctx context.Context, st *sql.Store, now time.Time, report func(S
 	for _, f := range found {
 		report(StoreProblem{Problem: f})
 	}
-	reg := dialog.NewRegistry(packages()...)
+	reg := dialog.NewRegistry(pa.Events(packages()...)...)
 	expired := func(ms int64) error {
 		if ago := now.Sub(time.UnixMilli(ms)); ago > expiredLong {
 			return fmt.Errorf("expired %s ago", ago.Round(time.Hour))

@@ -339,9 +339,11 @@ func hostKey(host string) string {
 	return host
 }
 
-func packageOf(name string) *dialog.Package { return dialog.NewRegistry(packages()...).Find(name) }
+func packageOf(name string) *dialog.Package {
+	return dialog.NewRegistry(pa.Events(packages()...)...).Find(name)
+}
 
-func packages() []*dialog.Package { return []*dialog.Package{pa.Presence(), pa.WatcherInfo()} }
+func packages() []*pa.Package { return []*pa.Package{pa.Presence()} }
 
 // listInterval is the shortest gap between two NOTIFYs of a list subscription
 // when nothing else is said.

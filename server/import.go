@@ -52,7 +52,7 @@ func Import(ctx context.Context, cfg Config, peer, dsn string, opt ImportOptions
 	}
 	defer s.store.Close()
 	agent := pa.New(pa.Options{Mode: set.mode})
-	reg := dialog.NewRegistry(packages()...)
+	reg := dialog.NewRegistry(pa.Events(packages()...)...)
 	o := takeover.Options{
 		Peer: takeover.Peer(peer), DryRun: opt.DryRun, Each: opt.Each, Package: reg.Find,
 		Key:     func(uri string) (string, bool, error) { return s.key([]byte(uri)) },

@@ -104,7 +104,7 @@ func (p *peer) run(change func(*takeover.Options)) (tables map[string]*takeover.
 		p.t.Fatal(err)
 	}
 	defer src.Close()
-	reg := dialog.NewRegistry(pa.Presence(), pa.WatcherInfo())
+	reg := dialog.NewRegistry(pa.Events(pa.Presence())...)
 	opt := takeover.Options{
 		Peer: p.kind, Now: now, Package: reg.Find, Each: func(r takeover.Row) { rows = append(rows, r) },
 		Key: func(uri string) (string, bool, error) {
