@@ -18,6 +18,11 @@ type Package struct {
 	// Empty makes the document that stands for "nothing known" in a list, where
 	// an active member must have one (RL-17); nil when the package has none.
 	Empty func(entity string) *Document
+
+	// Whole makes the state of a resource of the state known before, nil for
+	// none, and the body of another notifier's NOTIFY, which it may keep: that
+	// may tell changes only. nil: a body is the state.
+	Whole func(known *Document, mediaType string, body []byte) (*Document, error)
 }
 
 // Accepts tells whether an Accept header field value admits one of the

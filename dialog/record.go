@@ -39,6 +39,7 @@ type subscription struct {
 	list       bool  // it is a list: of one without content yet, by the stored row
 	stored     bool
 	renewed    bool // there was a SUBSCRIBE since the start
+	unseen     bool // no document was sent yet
 	dirty      bool
 	queued     bool // its NOTIFY waits for the window of its next hop
 	waiting    bool // a NOTIFY was sent and has no answer yet

@@ -63,7 +63,7 @@ func (r *remote) row() RemoteRow {
 		row.ExpiresMS = r.m.expires.UnixMilli()
 	}
 	if r.doc != nil {
-		row.ContentType, row.Body = r.doc.Type, r.doc.Body
+		row.Body, row.ContentType = r.doc.Render(nil, View{})
 	}
 	return row
 }
@@ -157,6 +157,13 @@ func (sh *shard) restoreRemote(t *Turn, component uint8, id uint64, pkg *Package
 	}
 	if row.ContentType != "" {
 		r.doc = &Document{Type: row.ContentType, Body: row.Body}
+		if pkg.Whole != nil {
+			if doc, err := pkg.Whole(nil, row.ContentType, row.Body); err == nil {
+				r.doc = doc
+			} else { // of another program's version: the refresh brings it
+				r.doc = nil
+			}
+		}
 	}
 	if !r.m.restored(t.Now, &row) {
 		sh.forgetRemote(t, r)

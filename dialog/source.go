@@ -2,6 +2,7 @@ package dialog
 
 import (
 	"bytes"
+	"strconv"
 	"time"
 )
 
@@ -112,6 +113,10 @@ type Messenger interface {
 type Document struct {
 	Type string // media type
 	Body []byte
+
+	// Version is where in Body the number of the document within its
+	// subscription belongs (EV-25), for packages that have one; 0: nowhere.
+	Version int
 }
 
 // Equal tells whether two documents are the same to who reads them; nil is none.
@@ -119,12 +124,16 @@ func (d *Document) Equal(o *Document) bool {
 	if d == nil || o == nil {
 		return d == o
 	}
-	return d.Type == o.Type && bytes.Equal(d.Body, o.Body)
+	return d.Type == o.Type && d.Version == o.Version && bytes.Equal(d.Body, o.Body)
 }
 
 // Render implements Content.
-func (d *Document) Render(dst []byte, _ View) ([]byte, string) {
-	return append(dst, d.Body...), d.Type
+func (d *Document) Render(dst []byte, v View) ([]byte, string) {
+	dst = append(dst, d.Body[:d.Version]...)
+	if d.Version > 0 {
+		dst = strconv.AppendUint(dst, uint64(v.Version), 10)
+	}
+	return append(dst, d.Body[d.Version:]...), d.Type
 }
 
 // Content renders the body of the NOTIFY that is about to be sent.

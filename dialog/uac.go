@@ -1,7 +1,6 @@
 package dialog
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"slices"
@@ -290,6 +289,23 @@ func contactOr(m *sip.Message, old string) string {
 	return old
 }
 
+// remoteDocument is the state that a NOTIFY's body gives, the one known when
+// that is the same.
+func (sh *shard) remoteDocument(r *remote, mediaType string, body []byte) (*Document, *Error) {
+	doc := &Document{Type: mediaType, Body: body}
+	if p := sh.rt.opt.Packages.Find(r.p.Event); p != nil && p.Whole != nil {
+		var err error
+		if doc, err = p.Whole(r.doc, mediaType, slices.Clone(body)); err != nil {
+			return nil, &Error{Status: 400, Reason: "Bad Document", Err: err}
+		}
+	}
+	if r.doc.Equal(doc) {
+		return r.doc, nil
+	}
+	doc.Body = slices.Clone(doc.Body)
+	return doc, nil
+}
+
 // notifyReceived handles a NOTIFY for one of our remote subscriptions.
 func (sh *shard) notifyReceived(t *Turn, rq *Request) *Error {
 	m := rq.Msg
@@ -321,8 +337,8 @@ func (sh *shard) notifyReceived(t *Turn, rq *Request) *Error {
 		if err != nil {
 			return err
 		}
-		if doc = r.doc; doc == nil || doc.Type != ctype || !bytes.Equal(doc.Body, text) {
-			doc = &Document{Type: ctype, Body: slices.Clone(text)}
+		if doc, err = sh.remoteDocument(r, ctype, text); err != nil {
+			return err
 		}
 	}
 	first := !r.routed

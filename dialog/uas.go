@@ -306,7 +306,7 @@ func (sh *shard) subscribe(t *Turn, r *Request) *Error {
 		txRemoteURI: unless(m.From().URI, r.Watcher.URI), txLocalURI: unless(m.To().URI, r.Resource), txURI: unless(m.RequestURI(), r.Resource),
 	})
 	s.n.interval = millis(r.Package.MinInterval)
-	s.n.offset, s.renewed = 1, true
+	s.n.offset, s.renewed, s.unseen = 1, true, true
 	sh.setFlow(s, m, target)
 	sh.rt.stats.Subscriptions.Add(1)
 	granted = sh.jitter(granted)
@@ -1041,7 +1041,10 @@ func (sh *shard) render(t *Turn, s *subscription, full bool) (body []byte, conte
 	if sh.ptr(s).content == nil || !sh.isList(s) && state == Terminated && s.n.reason() != Timeout {
 		return nil, ""
 	}
-	if d, ok := sh.ptr(s).content.(*Document); ok {
+	if s.unseen { // versions begin with the first document, not with a pending NOTIFY
+		s.unseen, s.n.offset = false, s.n.cseq
+	}
+	if d, ok := sh.ptr(s).content.(*Document); ok && d.Version == 0 {
 		return d.Body, d.Type
 	}
 	b, contentType := sh.ptr(s).content.Render(sh.bodyBuf[:0], View{Version: s.n.cseq - s.n.offset, Full: full, State: state, Now: t.Now})

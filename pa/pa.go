@@ -532,7 +532,7 @@ func (s *Shard) Timer(t *dialog.Turn, id uint64) {
 // changed composes anew and tells those who see a difference.
 func (s *Shard) changed(t *dialog.Turn, p *presentity) {
 	before := p.sphere()
-	p.kept = s.pkg(p).code.observe(p.kept, p.pubs, t.Now)
+	s.observe(t, p)
 	moved := p.sphere() != before
 	if moved {
 		for o := range s.packagesOf(p.key) {

@@ -30,8 +30,9 @@ type composer interface {
 	read(mediaType string, body []byte, limit int, held content) (content, error)
 
 	// observe is called after each change of what is published, oldest change
-	// first, also when nobody watches. kept is what it returned before.
-	observe(kept any, pubs []*publication, now time.Time) any
+	// first, also when nobody watches. kept is what it returned before; linger is
+	// how long pacing may hold a watcher up.
+	observe(kept any, pubs []*publication, now time.Time, linger time.Duration) any
 
 	// compose makes the document of all that is published. before is the one it
 	// made last, nil when there is none; differs tells whether watchers should
@@ -119,6 +120,12 @@ func (s *Shard) transformer(p *presentity) transformer {
 	return tr
 }
 
+// observe tells a package's code of a change.
+func (s *Shard) observe(t *dialog.Turn, p *presentity) {
+	pkg := s.pkg(p)
+	p.kept = pkg.code.observe(p.kept, p.pubs, t.Now, pkg.MinInterval)
+}
+
 // empty is the document that says nothing of a presentity, nil when its package
 // has none.
 func (s *Shard) empty(p *presentity) *dialog.Document {
@@ -147,6 +154,9 @@ func (s *Shard) sphereOf(p *presentity) string {
 
 const presenceName = "presence"
 
+// Packages gives those served by themselves.
+func Packages() []*Package { return []*Package{Presence(), Dialog()} }
+
 // Presence is the event package of RFC 3856.
 func Presence() *Package {
 	return &Package{dialog.Package{
@@ -165,7 +175,7 @@ func (presence) read(_ string, body []byte, limit int, _ content) (content, erro
 	return pidf.Parse(body, pidf.Limits{Bytes: limit})
 }
 
-func (presence) observe(_ any, pubs []*publication, _ time.Time) any {
+func (presence) observe(_ any, pubs []*publication, _ time.Time, _ time.Duration) any {
 	if v := pidf.Sphere(contents[*pidf.Document](pubs)); v != "" {
 		return sphere(v)
 	}

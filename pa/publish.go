@@ -264,7 +264,7 @@ func (s *Shard) Restore(t *dialog.Turn, row PublicationRow) error {
 	p.pubs = append(p.pubs, pub)
 	p.sort()
 	p.seq = max(p.seq, row.Seq)
-	p.kept = s.pkg(p).code.observe(p.kept, p.pubs, t.Now)
+	s.observe(t, p)
 	s.a.stats.Publications.Add(1)
 	s.arm(t, p, pub)
 	return nil

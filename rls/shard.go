@@ -36,6 +36,7 @@ const (
 type Options struct {
 	Component uint8 // the list server's index among the runtime's components
 	Catalog   *Catalog
+	Packages  []*dialog.Package      // those registered, to tell which may be asked for
 	Open      bool                   // anybody may subscribe to any list
 	Local     func(host string) bool // the domains of users whose documents name no domain
 	MaxViews  int                    // list subscriptions per shard, default 100,000; beyond it 503
@@ -64,6 +65,17 @@ func New(opt Options) *Server {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Server{opt: opt}
+}
+
+// offers names the packages of lists.
+func (s *Server) offers() string {
+	var names []string
+	for _, p := range s.opt.Packages {
+		if p.Lists {
+			names = append(names, p.Name)
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 // Stats gives the counters.
@@ -118,7 +130,7 @@ func (s *Shard) admit(in dialog.Interest) *dialog.Error {
 	case !in.EventList:
 		return dialog.Refuse(421, "", "Require", "eventlist")
 	case !in.Package.Lists:
-		return dialog.Refuse(489, "Not For Lists", "Allow-Events", "presence")
+		return dialog.Refuse(489, "Not For Lists", "Allow-Events", s.s.offers())
 	case in.Accept != "" && !(dialog.AcceptsType(in.Accept, rlmi.MultipartMediaType) &&
 		dialog.AcceptsType(in.Accept, rlmi.MediaType) && in.Package.Accepts(in.Accept)):
 		return dialog.Refuse(406, "", "Accept", strings.Join(append([]string{rlmi.MultipartMediaType, rlmi.MediaType}, in.Package.Types...), ", "))

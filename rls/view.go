@@ -51,10 +51,13 @@ type node struct {
 // is a list that is not for this watcher.
 type member struct {
 	num      uint32
+	version  uint32 // of its next document, in packages whose documents have one
 	uri, key string
 	names    []rlmi.Name
 	child    *node
 	state    dialog.SubState
+	counted  bool   // version is known
+	within   uint32 // version of the list around, in the newest document
 	reason   dialog.Reason
 	doc      *dialog.Document
 	changed  time.Time
@@ -373,7 +376,7 @@ func (r *renderer) node(dst []byte, n *node, uri string, version uint32, full bo
 		}
 		m.dirty, m.shown = false, true
 		res := rlmi.Resource{URI: m.uri, Names: m.names}
-		if inst, part, ok := r.member(m, full); ok {
+		if inst, part, ok := r.member(m, full, n.resumed); ok {
 			instances[i] = inst
 			res.Instances = instances[i : i+1]
 			if part.CID != "" {
@@ -393,7 +396,7 @@ func (r *renderer) node(dst []byte, n *node, uri string, version uint32, full bo
 }
 
 // member renders a member's instance and the part that holds its state.
-func (r *renderer) member(m *member, full bool) (inst rlmi.Instance, part rlmi.Part, ok bool) {
+func (r *renderer) member(m *member, full, resumed bool) (inst rlmi.Instance, part rlmi.Part, ok bool) {
 	num := strconv.FormatUint(uint64(m.num), 10)
 	cid := "m" + num + "." + r.stamp
 	if c := m.child; c != nil {
@@ -417,13 +420,32 @@ func (r *renderer) member(m *member, full bool) (inst rlmi.Instance, part rlmi.P
 			}
 			doc = r.v.in.Package.Empty(m.uri)
 		}
-		return rlmi.Active("i"+num, cid), rlmi.Part{CID: cid, ContentType: doc.Type, Body: doc.Body}, true
+		body, ctype := doc.Body, doc.Type
+		if doc.Version > 0 {
+			body, ctype = doc.Render(nil, dialog.View{Version: m.take(r.w.Version, resumed)})
+		}
+		return rlmi.Active("i"+num, cid), rlmi.Part{CID: cid, ContentType: ctype, Body: body}, true
 	case dialog.Pending:
 		return rlmi.Pending("i" + num), part, true
 	case dialog.Terminated:
 		return rlmi.Terminated("i"+num, string(m.reason)), part, true
 	}
 	return inst, part, false
+}
+
+// take gives a member's next version. list is that of the list in the NOTIFY,
+// resumed whether the list was sent before a restart: then it is above any that
+// the member's documents had.
+func (m *member) take(list uint32, resumed bool) uint32 {
+	switch {
+	case !m.counted && resumed:
+		m.version = list
+	case m.counted && m.within == list: // that NOTIFY did not leave, and is rendered again
+		m.version--
+	}
+	m.counted, m.within = true, list
+	m.version++
+	return m.version - 1
 }
 
 func (r *renderer) nested(c *node, uri string, full bool, id string) ([]byte, string) {

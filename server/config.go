@@ -343,7 +343,7 @@ func packageOf(name string) *dialog.Package {
 	return dialog.NewRegistry(pa.Events(packages()...)...).Find(name)
 }
 
-func packages() []*pa.Package { return []*pa.Package{pa.Presence()} }
+func packages() []*pa.Package { return pa.Packages() }
 
 // listInterval is the shortest gap between two NOTIFYs of a list subscription
 // when nothing else is said.

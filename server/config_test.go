@@ -71,7 +71,7 @@ func TestConfigFaults(t *testing.T) {
 		{"interval", func(c *server.Config) { c.NotifyInterval = map[string]string{"presence": "5", "list": "-1s"} }, []string{"presence=5", "list=-1s"}},
 		{"spread", func(c *server.Config) { c.RecoverySpread = "11m" }, []string{`"11m" is not a duration`}},
 		{"jitter", func(c *server.Config) { c.ExpiresJitter = 91 }, []string{"91 is not between 0 and 90"}},
-		{"interval of no package", func(c *server.Config) { c.NotifyInterval = map[string]string{"dialog": "5s"} }, []string{`"dialog" is not a package`}},
+		{"interval of no package", func(c *server.Config) { c.NotifyInterval = map[string]string{"weather": "5s"} }, []string{`"weather" is not a package`}},
 		{"rates", func(c *server.Config) { c.RatePerSource, c.RateTotal = -1, 1_000_001 }, []string{"rate_per_source: -1", "rate_total: 1000001"}},
 		{"no rates", func(c *server.Config) { c.RatePerSource, c.RateTotal = 0, 1_000_000 }, nil},
 		{"log level", func(c *server.Config) { c.LogLevel = "loud" }, []string{"log_level:"}},

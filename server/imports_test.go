@@ -23,6 +23,7 @@ var mayImport = map[string][]string{
 	"pa/pidf":           {},
 	"pa/pidf/xmltree":   {},
 	"pa/winfo":          {"pa/pidf/..."},
+	"pa/dialoginfo":     {"pa/pidf/xmltree"},
 	"pa/policy":         {"pa/pidf/...", "sip"},
 	"rls":               {"dialog", "sip/..."},
 	"rls/rlmi":          {"sip/body"},
@@ -32,7 +33,7 @@ var mayImport = map[string][]string{
 	"sql":               {"dialog", "pa", "sip/auth"}, // the row types
 	"server":            {"pa/...", "rls/...", "b2b", "xcapclient", "sql", "dialog", "sip/..."},
 	"server/takeover":   {"pa", "pa/pidf", "xcapclient", "sql", "dialog", "sip/..."},
-	"server/servertest": {"server", "dialog", "sip/...", "pa/pidf", "rls/rlmi"},
+	"server/servertest": {"server", "dialog", "sip/...", "pa/dialoginfo", "pa/pidf", "rls/rlmi"},
 	"cmd/rollcall":      {"server", "sip/...", "pa/pidf", "pa/winfo", "rls/rlmi", "sql"},
 	"e2e":               {"e2e/crash"},
 	"e2e/child":         {},
@@ -52,7 +53,7 @@ var onlyIn = map[string]string{
 }
 
 // codecs turn bytes into values and back: no I/O, no logger.
-var codecs = []string{"pa/pidf", "pa/pidf/xmltree", "pa/winfo", "pa/policy", "rls/rlmi", "rls/list", "sip/body"}
+var codecs = []string{"pa/pidf", "pa/pidf/xmltree", "pa/winfo", "pa/dialoginfo", "pa/policy", "rls/rlmi", "rls/list", "sip/body"}
 
 var effects = []string{"os", "io/ioutil", "net", "net/http", "log", "log/slog", "database/sql", "os/exec"}
 

@@ -223,9 +223,10 @@ func (s *Server) wire() {
 		},
 	})
 	served := packages()
+	reg := pa.Events(served...)
 	s.agent = pa.New(pa.Options{Component: paComponent, Mode: s.set.mode, Rules: s.rules, Bases: s.set.packageAuth, Packages: served,
 		Messages: s.messages, MessageAllowed: s.set.messageAllowed, Log: s.log.With("component", "pa")})
-	s.lists = rls.New(rls.Options{Component: rlsComponent, Catalog: s.catalog, Open: s.set.mode == pa.Open, Local: s.local, Log: s.log.With("component", "rls")})
+	s.lists = rls.New(rls.Options{Component: rlsComponent, Catalog: s.catalog, Packages: reg, Open: s.set.mode == pa.Open, Local: s.local, Log: s.log.With("component", "rls")})
 	s.gateway = b2b.New(b2b.Options{Component: b2bComponent, Routes: s.set.remote, Local: s.local,
 		Self: "sip:rollcall@" + s.cfg.Domain[0], Log: s.log.With("component", "b2b")})
 	if s.network == nil {
@@ -242,7 +243,6 @@ func (s *Server) wire() {
 	}
 	s.resolver = locate.New(locate.Options{Servers: s.cfg.DNS, Protos: s.set.protos(), Usable: s.usable})
 	s.verifier = auth.NewVerifier(auth.Options{Algorithms: s.set.digest, AllowNoQop: true})
-	reg := pa.Events(served...)
 	for _, p := range reg {
 		if d, ok := s.set.intervals[p.Name]; ok {
 			p.MinInterval = d

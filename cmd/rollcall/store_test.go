@@ -144,7 +144,7 @@ func TestStoreCheck(t *testing.T) {
 	sub(func(r *dialog.SubscriptionRow) { r.Shard++ })
 	sub(func(r *dialog.SubscriptionRow) { r.Resource = "" })
 	sub(func(r *dialog.SubscriptionRow) { r.Resource = "sip:carol@example.com" })
-	sub(func(r *dialog.SubscriptionRow) { r.Event = "dialog" })
+	sub(func(r *dialog.SubscriptionRow) { r.Event = "weather" })
 	sub(func(r *dialog.SubscriptionRow) { r.CallID = "" })
 	sub(func(r *dialog.SubscriptionRow) { r.ExpiresMS = 1 })
 	remote := func(change func(*dialog.RemoteRow)) {
@@ -186,7 +186,7 @@ func TestStoreCheck(t *testing.T) {
 	}
 	all := strings.Join(found, "\n")
 	for _, want := range []string{
-		"no tag of ours", "the id is of shard", "no resource", "the resource belongs to shard", `unknown event package "dialog"`, "the dialog is not complete",
+		"no tag of ours", "the id is of shard", "no resource", "the resource belongs to shard", `unknown event package "weather"`, "the dialog is not complete",
 		"expired", `unknown event package "other"`, "1048577 bytes", "no presence document", `"presence.winfo" cannot be published`, "entity tag is empty", "empty",
 	} {
 		if !strings.Contains(all, want) {
@@ -195,6 +195,12 @@ func TestStoreCheck(t *testing.T) {
 	}
 	if code != 1 || len(found) != 17 || !strings.Contains(errw, "17 problems found") {
 		t.Errorf("exit code %d, %d problems, %s", code, len(found), errw)
+	}
+	if _, out, errw := execute(t, "store", "check", "--store", dsn, "--packages", "weather=text/plain"); strings.Contains(out, "weather") || !strings.Contains(errw, "16 problems found") {
+		t.Errorf("with the package declared: %s%s", out, errw)
+	}
+	if code, _, errw := execute(t, "store", "check", "--store", dsn, "--packages", "weather=text"); code != 2 || !strings.Contains(errw, "not a media type") {
+		t.Errorf("exit code %d, %s", code, errw)
 	}
 }
 

@@ -15,7 +15,7 @@ const xmlDecl = `<?xml version="1.0" encoding="UTF-8"?>` + "\n"
 // one service, which is closed. Its bytes depend on the entity alone.
 func Offline(entity string) []byte {
 	b := append(make([]byte, 0, 224), xmlDecl+`<presence xmlns="`+Space+`" entity="`...)
-	b = xmltree.AppendAttr(b, uri(entity))
+	b = xmltree.AppendAttr(b, xmltree.URI(entity))
 	return append(b, `"><tuple id="offline"><status><basic>closed</basic></status></tuple></presence>`...)
 }
 
@@ -82,7 +82,7 @@ func merge(entity string, roots []*xmltree.Element, uniqueIDs bool) *xmltree.Ele
 	for _, s := range names.scopes {
 		out.Attrs = append(out.Attrs, declaration(s))
 	}
-	out.Attrs = append(out.Attrs, xmltree.Attr{Local: "entity", Value: uri(entity)})
+	out.Attrs = append(out.Attrs, xmltree.Attr{Local: "entity", Value: xmltree.URI(entity)})
 	out.Children = slices.Concat(parts[:]...)
 	if uniqueIDs {
 		renameIDs(out)
@@ -193,7 +193,7 @@ func fixContact(c *xmltree.Element) *xmltree.Element {
 	c.Attrs = slices.DeleteFunc(c.Attrs, func(a xmltree.Attr) bool {
 		return a.Space == "" && !qvalue(a.Value)
 	})
-	return simple(c, uri(c.Content()))
+	return simple(c, xmltree.URI(c.Content()))
 }
 
 // occurrence gives a person or device the content of RFC 4479: extensions, the
@@ -219,7 +219,7 @@ func occurrence(p *xmltree.Element) *xmltree.Element {
 			return nil
 		}
 		keepAttrs(id)
-		p.Children = append(p.Children, simple(id, uri(id.Content())))
+		p.Children = append(p.Children, simple(id, xmltree.URI(id.Content())))
 	}
 	p.Children = append(p.Children, notes...)
 	if stamp != nil {
@@ -295,38 +295,6 @@ func language(s string) bool {
 
 func letter(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }
 func digit(c byte) bool  { return c >= '0' && c <= '9' }
-
-// uri escapes what may not stand in an xs:anyURI, where a client sent it.
-func uri(s string) string {
-	s = strings.TrimSpace(s)
-	bad := func(i int) bool {
-		switch c := s[i]; {
-		case c == '%':
-			return i+2 >= len(s) || !hex(s[i+1]) || !hex(s[i+2])
-		case c <= ' ', c == 0x7f:
-			return true
-		default:
-			return strings.IndexByte("<>\"{}|\\^`", c) >= 0
-		}
-	}
-	for i := range len(s) {
-		if bad(i) {
-			b := []byte(s[:i])
-			for ; i < len(s); i++ {
-				if bad(i) {
-					const digits = "0123456789ABCDEF"
-					b = append(b, '%', digits[s[i]>>4], digits[s[i]&15])
-				} else {
-					b = append(b, s[i])
-				}
-			}
-			return string(b)
-		}
-	}
-	return s
-}
-
-func hex(c byte) bool { return digit(c) || c|0x20 >= 'a' && c|0x20 <= 'f' }
 
 // renameIDs makes all values of type xs:ID valid and unique. Tuples, persons,
 // devices, RPID elements and xml:id share one space of ids.

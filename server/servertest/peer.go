@@ -173,12 +173,16 @@ func (in *Incoming) Notify(state, body string) int {
 	if body != "" {
 		ctype = "Content-Type: application/pidf+xml\r\n"
 	}
+	event := in.H(sip.HdrEvent)
+	if event == "dialog" && body != "" {
+		ctype = "Content-Type: application/dialog-info+xml\r\n"
+	}
 	c, err := sip.ParseNameAddr(in.Header(sip.HdrContact))
 	if err != nil {
 		p.w.T.Errorf("SUBSCRIBE with Contact %q", in.H(sip.HdrContact))
 	}
-	req := fmt.Sprintf("NOTIFY %s SIP/2.0\r\nVia: SIP/2.0/UDP %v;rport;branch=%s\r\nMax-Forwards: 70\r\nFrom: <%s>;tag=%s\r\nTo: <%s>;tag=%s\r\nCall-ID: %s\r\nCSeq: %d NOTIFY\r\nContact: <sip:%v>\r\nEvent: presence\r\nSubscription-State: %s\r\n%sContent-Length: %d\r\n\r\n%s",
-		c.URI, p.Addr, branch, in.To().URI, in.d.tag, in.From().URI, in.From().Tag(), in.CallID(), in.d.cseq, p.Addr, state, ctype, len(body), body)
+	req := fmt.Sprintf("NOTIFY %s SIP/2.0\r\nVia: SIP/2.0/UDP %v;rport;branch=%s\r\nMax-Forwards: 70\r\nFrom: <%s>;tag=%s\r\nTo: <%s>;tag=%s\r\nCall-ID: %s\r\nCSeq: %d NOTIFY\r\nContact: <sip:%v>\r\nEvent: %s\r\nSubscription-State: %s\r\n%sContent-Length: %d\r\n\r\n%s",
+		c.URI, p.Addr, branch, in.To().URI, in.d.tag, in.From().URI, in.From().Tag(), in.CallID(), in.d.cseq, p.Addr, event, state, ctype, len(body), body)
 	ch := make(chan Msg, 1)
 	p.waiting[branch] = ch
 	p.host.Send(sip.Flow{Local: p.Addr, Remote: in.Flow.Remote}, []byte(req), 0)

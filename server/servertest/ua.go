@@ -2,6 +2,7 @@ package servertest
 
 import (
 	"bytes"
+	"encoding/xml"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"rollcall/pa/dialoginfo"
 	"rollcall/pa/pidf"
 	"rollcall/rls/rlmi"
 	"rollcall/sip"
@@ -157,25 +159,28 @@ func (u *UA) receive(m *sip.Message) {
 
 // Publication is a soft state that a UA publishes for itself.
 type Publication struct {
-	ETag string
-	u    *UA
-	to   netip.AddrPort
+	ETag        string
+	Event, Type string // the package, and its bodies' type
+	u           *UA
+	to          netip.AddrPort
 }
 
 // Publication returns one that is not published yet.
-func (u *UA) Publication(n *Node) *Publication { return &Publication{u: u, to: n.Addr} }
+func (u *UA) Publication(n *Node) *Publication {
+	return &Publication{Event: "presence", Type: pidf.MediaType, u: u, to: n.Addr}
+}
 
 // Send publishes, modifies (body and a known tag), refreshes (no body) or
 // removes (expires 0), and remembers the new entity tag.
 func (p *Publication) Send(body string, expires int) Msg {
 	p.u.w.T.Helper()
 	var b strings.Builder
-	fmt.Fprintf(&b, "PUBLISH {aor} SIP/2.0\nVia: {via}\nMax-Forwards: 70\nFrom: <{aor}>;tag={tag}\nTo: <{aor}>\nCall-ID: {callid}\nCSeq: {cseq} PUBLISH\nEvent: presence\nExpires: %d\n", expires)
+	fmt.Fprintf(&b, "PUBLISH {aor} SIP/2.0\nVia: {via}\nMax-Forwards: 70\nFrom: <{aor}>;tag={tag}\nTo: <{aor}>\nCall-ID: {callid}\nCSeq: {cseq} PUBLISH\nEvent: %s\nExpires: %d\n", p.Event, expires)
 	if p.ETag != "" {
 		fmt.Fprintf(&b, "SIP-If-Match: %s\n", p.ETag)
 	}
 	if body != "" {
-		fmt.Fprintf(&b, "Content-Type: application/pidf+xml\n\n%s", body)
+		fmt.Fprintf(&b, "Content-Type: %s\n\n%s", p.Type, body)
 	}
 	m := p.u.Raw(p.to, b.String())
 	if m.Status() == 200 {
@@ -192,8 +197,23 @@ func (p *Publication) Say(basic, note string) {
 	}
 }
 
+// Lines is a publication of dialogs that is not published yet.
+func (u *UA) Lines(n *Node) *Publication {
+	p := u.Publication(n)
+	p.Event, p.Type = "dialog", dialoginfo.MediaType
+	return p
+}
+
+// Call publishes one dialog and fails the test when that is refused.
+func (p *Publication) Call(id, callID, state string) {
+	p.u.w.T.Helper()
+	if m := p.Send(DialogInfo(p.u.AOR, id, callID, state), 3600); m.Status() != 200 {
+		p.u.w.T.Errorf("PUBLISH of %s: %d %s", p.u.AOR, m.Status(), m.Reason())
+	}
+}
+
 // ListHeaders are what a phone says that knows lists.
-const ListHeaders = "Supported: eventlist\nAccept: application/pidf+xml, application/rlmi+xml, multipart/related, multipart/signed, application/pkcs7-mime\n"
+const ListHeaders = "Supported: eventlist\nAccept: application/pidf+xml, application/dialog-info+xml, application/simple-message-summary, application/rlmi+xml, multipart/related, multipart/signed, application/pkcs7-mime\n"
 
 // Sub is a subscription of a UA.
 type Sub struct {
@@ -221,6 +241,7 @@ type Sub struct {
 	gen    int    // of the server that sent the newest NOTIFY, or that was there at first
 	over   bool   // terminated
 	isList int    // 1 list, -1 single
+	docs   uint32 // that had a version
 }
 
 // Notify is a NOTIFY a Sub got.
@@ -233,7 +254,8 @@ type Notify struct {
 	describe func([]byte) string
 }
 
-// Text is the presence document in short, "open: note".
+// Text is the document in short: of presence "open: note", of dialogs
+// "ID STATE, ...", others as they are.
 func (n *Notify) Text() string { return n.describe(n.Body()) }
 
 func (w *World) describe(body []byte) string {
@@ -242,6 +264,16 @@ func (w *World) describe(body []byte) string {
 	}
 	if len(body) == 0 {
 		return ""
+	}
+	if d, err := dialoginfo.Parse(slices.Clone(body), dialoginfo.Limits{}); err == nil {
+		var all []string
+		for _, x := range d.Dialogs() {
+			all = append(all, x.ID+" "+x.State.String())
+		}
+		return strings.Join(all, ", ")
+	}
+	if bytes.HasPrefix(body, []byte("Messages-")) {
+		return string(body)
 	}
 	d, err := pidf.Parse(slices.Clone(body), pidf.Limits{})
 	if err != nil {
@@ -499,6 +531,17 @@ func (s *Sub) notify(m Msg) (int, string) {
 	return status, headers
 }
 
+// dialogVersion reads the version of a document with the state of all dialogs.
+func dialogVersion(body []byte) (uint32, bool) {
+	var root struct {
+		Version uint32 `xml:"version,attr"`
+		State   string `xml:"state,attr"`
+	}
+	err := xml.Unmarshal(body, &root)
+	_, bad := dialoginfo.Parse(slices.Clone(body), dialoginfo.Limits{})
+	return root.Version, err == nil && bad == nil && root.State == "full"
+}
+
 func (s *Sub) sameEvent(name, id string) bool {
 	want, params, _ := strings.Cut(s.Event, ";")
 	wantID, _ := sip.Param([]byte(";"+params), "id")
@@ -515,7 +558,17 @@ func (s *Sub) body(n *Notify, list bool) {
 			if ctype != "" {
 				t.Errorf("Content-Type %q without a body", ctype)
 			}
-		case strings.HasPrefix(s.Event, "presence.winfo"):
+			if s.docs > 0 && n.State != "terminated" {
+				s.docs++ // versions count NOTIFYs (EV-25) from the first document on
+			}
+		case s.Event == "dialog":
+			want := s.docs
+			if got, ok := dialogVersion(n.Body()); !ok || ctype != dialoginfo.MediaType || got != want && !(s.gap == Crash && got > want) {
+				t.Errorf("DI-02: version %d, want %d\n%s", got, want, n.Body())
+			} else {
+				s.docs = got + 1
+			}
+		case !strings.HasPrefix(s.Event, "presence"), strings.HasPrefix(s.Event, "presence.winfo"):
 		default:
 			if _, err := pidf.Parse(slices.Clone(n.Body()), pidf.Limits{}); err != nil || ctype != pidf.MediaType {
 				t.Errorf("P-01: body %q: %v\n%s", ctype, err, n.Body())

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"rollcall/pa/dialoginfo"
 	"rollcall/rls/rlmi"
 )
 
@@ -29,7 +30,8 @@ type Row struct {
 	State    string // "active", "pending", "terminated REASON" or "unknown"
 	Text     string // of active: "open: note"
 	Instance string
-	List     *View // of a nested list
+	List     *View  // of a nested list
+	docs     uint32 // that had a version
 }
 
 // apply checks a document against the rules and returns what is known with it.
@@ -73,6 +75,16 @@ func (v *View) apply(msg *rlmi.Notification, gap Gap) *View {
 		sub := msg.Nested[in.CID]
 		if sub == nil {
 			row.Text = v.describe(part.Body)
+			if before := v.Rows[r.URI]; before != nil && before.Instance == in.ID {
+				row.docs = before.docs
+			}
+			if strings.HasPrefix(part.ContentType, dialoginfo.MediaType) {
+				if got, ok := dialogVersion(part.Body); !ok || got != row.docs && !(gap != NoGap && got > row.docs) {
+					v.t.Errorf("DI-02: version %d of %s, want %d\n%s", got, r.URI, row.docs, part.Body)
+				} else {
+					row.docs = got + 1
+				}
+			}
 			continue
 		}
 		nested := &View{t: v.t, URI: r.URI, describe: v.describe}

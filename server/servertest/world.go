@@ -440,3 +440,10 @@ func PIDF(uri, basic, note string) string {
 <presence xmlns="urn:ietf:params:xml:ns:pidf" entity="%s"><tuple id="t1"><status><basic>%s</basic></status><note>%s</note></tuple></presence>`,
 		uri, basic, note)
 }
+
+// DialogInfo is a dialog information document with the state of one dialog.
+func DialogInfo(uri, id, callID, state string) string {
+	return fmt.Sprintf(`<?xml version="1.0" encoding="UTF-8"?>
+<dialog-info xmlns="urn:ietf:params:xml:ns:dialog-info" version="0" state="full" entity="%s"><dialog id="%s" call-id="%s" direction="recipient"><state>%s</state></dialog></dialog-info>`,
+		uri, id, callID, state)
+}

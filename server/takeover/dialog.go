@@ -29,8 +29,9 @@ const (
 // now and then, every 100 s unless it is told otherwise.
 const cseqReserve = 1024
 
-// listAccept is what a watcher of a list must have said that it takes (RL-04); the peers do not remember it.
-const listAccept = "multipart/related, application/rlmi+xml, application/pidf+xml"
+// listAccept is what a watcher of a list must have said that it takes (RL-04), besides the package's own type; the peers
+// do not remember it.
+const listAccept = "multipart/related, application/rlmi+xml, "
 
 // loadBackEnds reads the Call-IDs of subscriptions that the peer's list server has itself.
 func (r *run) loadBackEnds() error {
@@ -87,7 +88,7 @@ func (r *run) dialog(v row, list bool) (Outcome, string) {
 		List: list, CreatedMS: r.now, ExpiresMS: expires,
 	}
 	if list {
-		row.Accept = listAccept
+		row.Accept = listAccept + pkg.Types[0]
 	}
 	if reason := r.ends(v, &row); reason != "" {
 		return NotTaken, reason

@@ -16,5 +16,5 @@
 // Invariants: a run again takes nothing twice, not even what has ended since (but documents and users that were deleted
 // since come back); what is there already is never replaced.
 //
-//	report, err := takeover.Run(ctx, peer, store, takeover.Options{Peer: takeover.Kamailio, Key: key, Package: find})
+//	report, err := takeover.Run(ctx, peer, store, takeover.Options{Peer: takeover.Kamailio, Key: key, Package: find, ...})
 package takeover

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"rollcall/pa"
-	"rollcall/pa/pidf"
 	"rollcall/sip/auth"
 	"rollcall/sql"
 	"rollcall/xcapclient"
@@ -50,8 +49,9 @@ func (r *run) publication(v row) (Outcome, string) {
 	if len(body) == 0 {
 		return NotTaken, "the document is empty"
 	}
-	if _, err := pidf.Parse(body, pidf.Limits{Bytes: maxBody}); err != nil {
-		return NotTaken, "not a presence document: " + clip(err.Error())
+	row := pa.PublicationRow{Resource: resource, Event: pkg.Name, ETag: etag, ContentType: pkg.Types[0], Body: body}
+	if err := r.Check(&row); err != nil {
+		return NotTaken, "not a " + pkg.Name + " document: " + clip(err.Error())
 	}
 	h := hash("publication", resource, pkg.Name, etag)
 	st := r.published(resource, pkg.Name)
@@ -69,9 +69,8 @@ func (r *run) publication(v row) (Outcome, string) {
 	}
 	st.seq++
 	st.ids[id], st.tags[etag] = true, true
-	r.batch = append(r.batch, pa.PutPublication{Row: pa.PublicationRow{
-		Resource: resource, Event: pkg.Name, ID: id, ETag: etag, ContentType: pkg.Types[0], Body: body, Seq: st.seq, UpdatedMS: updated, ExpiresMS: expires,
-	}})
+	row.ID, row.Seq, row.UpdatedMS, row.ExpiresMS = id, st.seq, updated, expires
+	r.batch = append(r.batch, pa.PutPublication{Row: row})
 	return Taken, ""
 }
 
@@ -269,7 +268,7 @@ func (r *run) watcher(v row) (Outcome, string) {
 	if status == statusWaiting {
 		return NotTaken, "a watcher without a subscription; such are not remembered here"
 	}
-	if event := v.text("event"); event != "presence" {
+	if event := v.text("event"); r.Package(event) == nil || !r.Package(event).Publish {
 		return NotTaken, "nobody decides about watchers of package " + clip(event) + " here"
 	}
 	resource, reason := r.local(v.text("presentity_uri"))

@@ -25,13 +25,15 @@ const (
 	OpenSIPS Peer = "opensips"
 )
 
-// Options says what the store's server is like. Key, Package and Decide are needed.
+// Options says what the store's server is like. Key, Package, Check and Decide are needed.
 type Options struct {
 	Peer Peer
 	// Key is the canonical key of a URI and whether its domain is local.
 	Key func(uri string) (key string, local bool, err error)
 	// Package finds an event package, nil when it is not served.
 	Package func(name string) *dialog.Package
+	// Check tells why a publication is of no use to the server.
+	Check func(row *pa.PublicationRow) error
 	// Decide is what a watcher of a presentity gets: active, pending or terminated. docs has the documents that were
 	// taken, or would be.
 	Decide func(ctx context.Context, docs *sql.Store, presentity, watcher string) (status string, err error)

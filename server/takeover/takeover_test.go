@@ -106,7 +106,7 @@ func (p *peer) run(change func(*takeover.Options)) (tables map[string]*takeover.
 	defer src.Close()
 	reg := dialog.NewRegistry(pa.Events(pa.Presence())...)
 	opt := takeover.Options{
-		Peer: p.kind, Now: now, Package: reg.Find, Each: func(r takeover.Row) { rows = append(rows, r) },
+		Peer: p.kind, Now: now, Package: reg.Find, Check: func(row *pa.PublicationRow) error { return pa.Check([]*pa.Package{pa.Presence()}, row) }, Each: func(r takeover.Row) { rows = append(rows, r) },
 		Key: func(uri string) (string, bool, error) {
 			u, err := sip.ParseURI(uri)
 			if err != nil {
