@@ -155,7 +155,7 @@ func (s *Shard) sphereOf(p *presentity) string {
 const presenceName = "presence"
 
 // Packages gives those served by themselves.
-func Packages() []*Package { return []*Package{Presence(), Dialog()} }
+func Packages() []*Package { return []*Package{Presence(), Dialog(), MessageSummary()} }
 
 // Presence is the event package of RFC 3856.
 func Presence() *Package {

@@ -146,10 +146,10 @@ func TestListRefused(t *testing.T) {
 		{"LS-07 no packages element: any", "sip:any@example.com", "presence", "Supported: eventlist\n" + accept, 200, nil},
 		{"LS-07 empty packages element: none", "sip:none@example.com", "presence", "Supported: eventlist\n" + accept, 489, nil},
 		{"RL-05 package not for lists", team, "presence.winfo", "Supported: eventlist\nAccept: */*\n", 489, nil},
-		{"unknown package", team, "weather", "Supported: eventlist\n" + accept, 489, map[sip.HeaderID]string{sip.HdrAllowEvents: "presence, presence.winfo, dialog, dialog.winfo"}},
+		{"unknown package", team, "weather", "Supported: eventlist\n" + accept, 489, map[sip.HeaderID]string{sip.HdrAllowEvents: "presence, presence.winfo, dialog, dialog.winfo, message-summary, message-summary.winfo"}},
 		{"LS-07 package of the list", "sip:lines@example.com", "dialog", "Supported: eventlist\nAccept: application/dialog-info+xml, application/rlmi+xml, multipart/related\n", 200, nil},
 		{"RL-04 no dialogs", "sip:lines@example.com", "dialog", "Supported: eventlist\n" + accept, 406, nil},
-		{"RL-05 packages for lists", team, "dialog.winfo", "Supported: eventlist\nAccept: */*\n", 489, map[sip.HeaderID]string{sip.HdrAllowEvents: "presence, dialog"}},
+		{"RL-05 packages for lists", team, "dialog.winfo", "Supported: eventlist\nAccept: */*\n", 489, map[sip.HeaderID]string{sip.HdrAllowEvents: "presence, dialog, message-summary"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			world(t, nil, func(w *servertest.World, n *servertest.Node) {

@@ -74,7 +74,7 @@ func TestUntrusted(t *testing.T) {
 			if allow := m.H(sip.HdrAllow); (want == 405 || want == 501 || want == 200) && !strings.Contains(allow, "SUBSCRIBE") {
 				t.Errorf("CORE-01 %s: Allow %q", method, allow)
 			}
-			if method == "OPTIONS" && (m.H(sip.HdrSupported) != "eventlist" || m.H(sip.HdrAllowEvents) != "presence, presence.winfo, dialog, dialog.winfo") {
+			if method == "OPTIONS" && (m.H(sip.HdrSupported) != "eventlist" || m.H(sip.HdrAllowEvents) != "presence, presence.winfo, dialog, dialog.winfo, message-summary, message-summary.winfo") {
 				t.Errorf("CORE-25: Supported %q, Allow-Events %q", m.H(sip.HdrSupported), m.H(sip.HdrAllowEvents))
 			}
 		}

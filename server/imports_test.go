@@ -24,6 +24,7 @@ var mayImport = map[string][]string{
 	"pa/pidf/xmltree":   {},
 	"pa/winfo":          {"pa/pidf/..."},
 	"pa/dialoginfo":     {"pa/pidf/xmltree"},
+	"pa/mwi":            {},
 	"pa/policy":         {"pa/pidf/...", "sip"},
 	"rls":               {"dialog", "sip/..."},
 	"rls/rlmi":          {"sip/body"},
@@ -53,7 +54,7 @@ var onlyIn = map[string]string{
 }
 
 // codecs turn bytes into values and back: no I/O, no logger.
-var codecs = []string{"pa/pidf", "pa/pidf/xmltree", "pa/winfo", "pa/dialoginfo", "pa/policy", "rls/rlmi", "rls/list", "sip/body"}
+var codecs = []string{"pa/pidf", "pa/pidf/xmltree", "pa/winfo", "pa/dialoginfo", "pa/mwi", "pa/policy", "rls/rlmi", "rls/list", "sip/body"}
 
 var effects = []string{"os", "io/ioutil", "net", "net/http", "log", "log/slog", "database/sql", "os/exec"}
 
