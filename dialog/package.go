@@ -4,11 +4,15 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"rollcall/sip"
 )
 
 // Package is an event package (RFC 6665 section 5) as data.
 type Package struct {
-	Name           string        // event type, compared byte by byte (EV-02)
+	// Name is the event type, compared byte by byte (EV-02). With a parameter, as
+	// in "dialog;sla", it is a package of its own for events that have that.
+	Name           string
 	Types          []string      // body media types; the first is the default
 	DefaultExpires time.Duration // when SUBSCRIBE or PUBLISH has no Expires
 	MinInterval    time.Duration // shortest gap between two NOTIFYs of one subscription
@@ -67,8 +71,9 @@ func zeroQ(params string) bool {
 // Registry is the closed set of packages a server knows. It does not change
 // after the runtime has started.
 type Registry struct {
-	list  []*Package
-	names string
+	list   []*Package
+	names  string // as Allow-Events has them
+	params bool   // some packages are told by a parameter
 }
 
 // NewRegistry registers packages in the order Allow-Events shows them.
@@ -77,9 +82,36 @@ func NewRegistry(packages ...*Package) *Registry {
 	names := make([]string, len(packages))
 	for i, p := range packages {
 		names[i] = p.Name
+		r.params = r.params || strings.Contains(p.Name, ";")
 	}
-	r.names = strings.Join(names, ", ")
+	r.names = AllowEvents(names)
 	return r
+}
+
+// AllowEvents is the Allow-Events of packages by name: their event types.
+func AllowEvents(names []string) string {
+	types := make([]string, 0, len(names))
+	for _, n := range names {
+		if n, _, _ = strings.Cut(n, ";"); !slices.Contains(types, n) {
+			types = append(types, n)
+		}
+	}
+	return strings.Join(types, ", ")
+}
+
+// Of is the package of an Event header field, nil when there is none.
+func (r *Registry) Of(m *sip.Message) *Package {
+	name, _, params := m.Event()
+	if r.params && params != nil {
+		for _, p := range r.list {
+			if event, param, ok := strings.Cut(p.Name, ";"); ok && event == string(name) {
+				if _, has := sip.Param(params, param); has {
+					return p
+				}
+			}
+		}
+	}
+	return r.Find(string(name))
 }
 
 // Find returns the package of that name, nil when there is none.

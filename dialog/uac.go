@@ -321,7 +321,7 @@ func (sh *shard) notifyReceived(t *Turn, rq *Request) *Error {
 	if r.m.phase != suWaiting && r.m.phase != suLeaving && r.tag != from || r.tag != "" && r.tag != from {
 		return Refuse(481, "") // a fork: presence and lists keep one dialog (EV-21)
 	}
-	if name, eventID, _ := m.Event(); string(name) != r.p.Event || eventID != nil { // we never ask with an id (EV-02)
+	if _, eventID, _ := m.Event(); eventID != nil || sh.rt.opt.Packages.Of(m) != sh.rt.opt.Packages.Find(r.p.Event) { // we never ask with an id (EV-02)
 		return Refuse(489, "", "Allow-Events", sh.rt.opt.Packages.AllowEvents())
 	}
 	if r.peerSeq != 0 && m.CSeq() <= r.peerSeq {

@@ -229,7 +229,7 @@ func (sh *shard) eventOf(m *sip.Message) (*Package, *Error) {
 	if len(name) == 0 {
 		return nil, Refuse(489, "Event Header Missing", "Allow-Events", reg.AllowEvents())
 	}
-	if p := reg.Find(string(name)); p != nil {
+	if p := reg.Of(m); p != nil {
 		return p, nil
 	}
 	return nil, Refuse(489, "", "Allow-Events", reg.AllowEvents())

@@ -101,7 +101,7 @@ func (a *Agent) events() string {
 	for i, p := range a.opt.Packages {
 		names[i] = p.Name
 	}
-	return strings.Join(names, ", ")
+	return dialog.AllowEvents(names)
 }
 
 // Check tells why a stored publication could not be restored.

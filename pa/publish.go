@@ -68,7 +68,7 @@ func (s *Shard) publish(t *dialog.Turn, r *dialog.Request) *dialog.Error {
 	if err != nil {
 		return err
 	}
-	if pub != nil && bytes.Equal(doc.Bytes(), pub.row.Body) { // keeps its place among the others
+	if pub != nil && mediaType == pub.row.ContentType && bytes.Equal(doc.Bytes(), pub.row.Body) { // keeps its place among the others
 		s.refresh(t, r, p, pub, expires)
 		return nil
 	}
@@ -151,6 +151,9 @@ func (s *Shard) body(r *dialog.Request, pkg uint8, held content) (mediaType stri
 	mediaType, text, refusal := dialog.Body(r.Msg, s.a.opt.MaxBody, strings.Join(p.Types, ", "))
 	if refusal != nil {
 		return "", nil, refusal
+	}
+	if _, ok := p.code.(opaque); ok {
+		mediaType = parameters(string(r.Msg.Header(sip.HdrContentType)), mediaType)
 	}
 	doc, err := p.code.read(mediaType, slices.Clone(text), s.a.opt.MaxBody, held)
 	if err != nil {
@@ -276,5 +279,9 @@ func (a *Agent) restored(row *PublicationRow) (content, error) {
 	if !ok || winfo {
 		return nil, fmt.Errorf("event package %q cannot be published", row.Event)
 	}
-	return a.opt.Packages[pkg].code.read(row.ContentType, row.Body, max(a.opt.MaxBody, len(row.Body)), nil)
+	doc, err := a.opt.Packages[pkg].code.read(row.ContentType, row.Body, max(a.opt.MaxBody, len(row.Body)), nil)
+	if err != nil {
+		return nil, fmt.Errorf("the body is no %s document: %w", row.Event, err)
+	}
+	return doc, nil
 }

@@ -75,7 +75,7 @@ func (s *Server) offers() string {
 			names = append(names, p.Name)
 		}
 	}
-	return strings.Join(names, ", ")
+	return dialog.AllowEvents(names)
 }
 
 // Stats gives the counters.

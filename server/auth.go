@@ -67,7 +67,7 @@ func (s *Server) apiAuth(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, "method: neither SUBSCRIBE nor MESSAGE")
 		return
 	case pkg == "":
-	case packageOf(pkg) == nil:
+	case dialog.NewRegistry(pa.Events(s.set.packages...)...).Find(pkg) == nil:
 		fail(w, http.StatusBadRequest, "package: there is none of this name")
 		return
 	default:

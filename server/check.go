@@ -23,30 +23,39 @@ type StoreProblem struct {
 // server deletes it within seconds, the next start within minutes.
 const expiredLong = 24 * time.Hour
 
-// CheckRow tells why a server could not restore a row: of a subscription, here or
-// at another server, or of a publication; others are not looked at.
-func CheckRow(row any) error {
-	switch row := row.(type) {
-	case dialog.SubscriptionRow:
-		return row.Check(dialog.NewRegistry(pa.Events(packages()...)...))
-	case dialog.RemoteRow:
-		return row.Check(dialog.NewRegistry(pa.Events(packages()...)...))
-	case pa.PublicationRow:
-		return checkPublication(&row)
+// RowCheck gives a function that tells why a server with these further packages
+// could not restore a row: of a subscription, here or at another server, or of a
+// publication; others are not looked at.
+func RowCheck(declared map[string]string) (func(row any) error, error) {
+	served, err := pa.Declare(declared)
+	if err != nil {
+		return nil, fmt.Errorf("packages: %w", err)
 	}
-	return nil
+	reg := dialog.NewRegistry(pa.Events(served...)...)
+	return func(row any) error {
+		switch row := row.(type) {
+		case dialog.SubscriptionRow:
+			return row.Check(reg)
+		case dialog.RemoteRow:
+			return row.Check(reg)
+		case pa.PublicationRow:
+			return checkPublication(served, &row)
+		}
+		return nil
+	}, nil
 }
 
-func checkPublication(row *pa.PublicationRow) error {
+func checkPublication(served []*pa.Package, row *pa.PublicationRow) error {
 	if row.Resource == "" || row.ID == "" || row.ETag == "" {
 		return errors.New("resource, id or entity tag is empty")
 	}
-	return pa.Check(packages(), row)
+	return pa.Check(served, row)
 }
 
 // CheckStore looks at every row of a store and at the database, and calls report
-// for each problem. It gives the number of rows. A server may run meanwhile.
-func CheckStore(ctx context.Context, st *sql.Store, now time.Time, report func(StoreProblem)) (sql.Counts, error) {
+// for each problem. check is from RowCheck. It gives the number of rows. A server
+// may run meanwhile.
+func CheckStore(ctx context.Context, st *sql.Store, check func(row any) error, now time.Time, report func(StoreProblem)) (sql.Counts, error) {
 	var n sql.Counts
 	found, err := st.Integrity(ctx)
 	if err != nil {
@@ -55,7 +64,6 @@ func CheckStore(ctx context.Context, st *sql.Store, now time.Time, report func(S
 	for _, f := range found {
 		report(StoreProblem{Problem: f})
 	}
-	reg := dialog.NewRegistry(pa.Events(packages()...)...)
 	expired := func(ms int64) error {
 		if ago := now.Sub(time.UnixMilli(ms)); ago > expiredLong {
 			return fmt.Errorf("expired %s ago", ago.Round(time.Hour))
@@ -64,7 +72,7 @@ func CheckStore(ctx context.Context, st *sql.Store, now time.Time, report func(S
 	}
 	err = st.Subscriptions(ctx, func(r dialog.SubscriptionRow) error {
 		n.Subscriptions++
-		if err := errors.Join(r.Check(reg), expired(r.ExpiresMS)); err != nil {
+		if err := errors.Join(check(r), expired(r.ExpiresMS)); err != nil {
 			report(StoreProblem{"subscription", r.ID, oneLine(err)})
 		}
 		return nil
@@ -78,7 +86,7 @@ func CheckStore(ctx context.Context, st *sql.Store, now time.Time, report func(S
 		if ends == 0 { // nobody has answered yet
 			ends = r.CreatedMS
 		}
-		if err := errors.Join(r.Check(reg), expired(ends)); err != nil {
+		if err := errors.Join(check(r), expired(ends)); err != nil {
 			report(StoreProblem{"remote_subscription", r.ID, oneLine(err)})
 		}
 		return nil
@@ -88,7 +96,7 @@ func CheckStore(ctx context.Context, st *sql.Store, now time.Time, report func(S
 	}
 	err = st.Publications(ctx, func(r pa.PublicationRow) error {
 		n.Publications++
-		if err := errors.Join(checkPublication(&r), expired(r.ExpiresMS)); err != nil {
+		if err := errors.Join(check(r), expired(r.ExpiresMS)); err != nil {
 			report(StoreProblem{"publication", r.Resource + " " + r.Event + " " + r.ID, oneLine(err)})
 		}
 		return nil

@@ -46,6 +46,7 @@ type Config struct {
 	DNS            []string          `yaml:"dns"`             // name servers as HOST:PORT; none: those of resolv.conf
 	Remote         map[string]string `yaml:"remote"`          // next hop by remote domain
 	NotifyInterval map[string]string `yaml:"notify_interval"` // duration by package, or "list"
+	Packages       map[string]string `yaml:"packages"`        // media types by further event package, whose bodies are opaque
 	RecoverySpread string            `yaml:"recovery_spread"` // duration over which NOTIFYs after a crash are spread
 	ExpiresJitter  int               `yaml:"expires_jitter"`  // per cent that may be taken off a granted expiry
 	RatePerSource  int               `yaml:"rate_per_source"` // requests a second from one address that is not in Trust; 0 for no limit
@@ -98,6 +99,7 @@ type settings struct {
 	remoteAuth map[string]auth.Login
 	domains    map[string]bool
 	remote     map[string]string
+	packages   []*pa.Package // those served
 	intervals  map[string]time.Duration
 	spread     time.Duration
 	xcapServer bool
@@ -275,6 +277,10 @@ func (c *Config) settings() (*settings, error) {
 			fault("dns", "%v", err)
 		}
 	}
+	if s.packages, err = pa.Declare(c.Packages); err != nil {
+		fault("packages", "%v", err)
+	}
+	reg := dialog.NewRegistry(pa.Events(s.packages...)...)
 	for name, v := range c.NotifyInterval {
 		d, err := time.ParseDuration(v)
 		if v == "0" {
@@ -284,7 +290,7 @@ func (c *Config) settings() (*settings, error) {
 			fault("notify_interval", "%s=%s is not a duration such as 500ms", name, v)
 			continue
 		}
-		if name != "list" && packageOf(name) == nil {
+		if name != "list" && reg.Find(name) == nil {
 			fault("notify_interval", "%q is not a package", name)
 		}
 		s.intervals[name] = d
@@ -293,7 +299,7 @@ func (c *Config) settings() (*settings, error) {
 	for name, v := range c.PackageAuth {
 		b, ok := policy.ParseBasis(v)
 		switch {
-		case packageOf(name) == nil:
+		case reg.Find(name) == nil:
 			fault("package_auth", "%q is not a package", name)
 		case !ok:
 			fault("package_auth", "%s=%s: %q is none of rules, owner, open", name, v, v)
@@ -338,12 +344,6 @@ func hostKey(host string) string {
 	}
 	return host
 }
-
-func packageOf(name string) *dialog.Package {
-	return dialog.NewRegistry(pa.Events(packages()...)...).Find(name)
-}
-
-func packages() []*pa.Package { return pa.Packages() }
 
 // listInterval is the shortest gap between two NOTIFYs of a list subscription
 // when nothing else is said.

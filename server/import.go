@@ -52,9 +52,9 @@ func Import(ctx context.Context, cfg Config, peer, dsn string, opt ImportOptions
 	}
 	defer s.store.Close()
 	agent := pa.New(pa.Options{Mode: set.mode})
-	reg := dialog.NewRegistry(pa.Events(packages()...)...)
+	reg := dialog.NewRegistry(pa.Events(set.packages...)...)
 	o := takeover.Options{
-		Peer: takeover.Peer(peer), DryRun: opt.DryRun, Each: opt.Each, Package: reg.Find, Check: func(row *pa.PublicationRow) error { return pa.Check(packages(), row) },
+		Peer: takeover.Peer(peer), DryRun: opt.DryRun, Each: opt.Each, Package: reg.Find, Check: func(row *pa.PublicationRow) error { return pa.Check(set.packages, row) },
 		Key:     func(uri string) (string, bool, error) { return s.key([]byte(uri)) },
 		Unclean: func(ctx context.Context) error { return s.store.SetMeta(ctx, cleanMeta, "no") },
 	}

@@ -222,9 +222,8 @@ func (s *Server) wire() {
 			})
 		},
 	})
-	served := packages()
-	reg := pa.Events(served...)
-	s.agent = pa.New(pa.Options{Component: paComponent, Mode: s.set.mode, Rules: s.rules, Bases: s.set.packageAuth, Packages: served,
+	reg := pa.Events(s.set.packages...)
+	s.agent = pa.New(pa.Options{Component: paComponent, Mode: s.set.mode, Rules: s.rules, Bases: s.set.packageAuth, Packages: s.set.packages,
 		Messages: s.messages, MessageAllowed: s.set.messageAllowed, Log: s.log.With("component", "pa")})
 	s.lists = rls.New(rls.Options{Component: rlsComponent, Catalog: s.catalog, Packages: reg, Open: s.set.mode == pa.Open, Local: s.local, Log: s.log.With("component", "rls")})
 	s.gateway = b2b.New(b2b.Options{Component: b2bComponent, Routes: s.set.remote, Local: s.local,

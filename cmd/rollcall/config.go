@@ -80,6 +80,10 @@ var settings = []setting{
 		"that of the package", func(c *server.Config) any { return &c.NotifyInterval },
 	},
 	{
+		"packages", catNetwork, "further event package as `NAME=MEDIA-TYPE`, whose newest publication is passed on as it is: as-feature-event=application/x-as-feature-event+xml, \"dialog;sla=application/dialog-info+xml\"; repeatable",
+		"none", func(c *server.Config) any { return &c.Packages },
+	},
+	{
 		"expires-jitter", catNetwork, "`PERCENT` that may be taken off a granted expiry at random, so that phones which started together do not refresh together",
 		"0", func(c *server.Config) any { return &c.ExpiresJitter },
 	},
@@ -218,15 +222,8 @@ func loadConfig(c *cli.Context) (server.Config, error) {
 				*p = v
 			}
 		case *map[string]string:
-			m := make(map[string]string)
-			for _, item := range items(c.StringSlice(s.name)) {
-				k, v, ok := strings.Cut(item, "=")
-				if !ok || k == "" || v == "" {
-					faults = append(faults, fmt.Errorf("%s: %q is not NAME=VALUE", s.name, item))
-					continue
-				}
-				m[k] = v
-			}
+			m, bad := pairs(s.name, c.StringSlice(s.name))
+			faults = append(faults, bad...)
 			if len(m) > 0 {
 				*p = m
 			}
@@ -239,6 +236,20 @@ func loadConfig(c *cli.Context) (server.Config, error) {
 		return cfg, coded(exitUsage, errors.Join(faults...))
 	}
 	return cfg, nil
+}
+
+// pairs reads the values of a flag that are NAME=VALUE.
+func pairs(flag string, values []string) (m map[string]string, faults []error) {
+	m = make(map[string]string)
+	for _, item := range items(values) {
+		k, v, ok := strings.Cut(item, "=")
+		if !ok || k == "" || v == "" {
+			faults = append(faults, fmt.Errorf("%s: %q is not NAME=VALUE", flag, item))
+			continue
+		}
+		m[k] = v
+	}
+	return m, faults
 }
 
 func items(in []string) []string {

@@ -154,6 +154,10 @@ func TestConfigPrecedence(t *testing.T) {
 			inEnv: "map[list:0 presence:2s]", inFlag: "map[list:3s presence:4s]", value: func(c server.Config) any { return c.NotifyInterval },
 		},
 		{
+			name: "packages", file: "{a: 'a/b c/d'}", env: "b=c/d", flag: []string{"dialog;sla=application/dialog-info+xml", "e=f/g"}, def: "map[]", inFile: "map[a:a/b c/d]",
+			inEnv: "map[b:c/d]", inFlag: "map[dialog;sla:application/dialog-info+xml e:f/g]", value: func(c server.Config) any { return c.Packages },
+		},
+		{
 			name: "rate-per-source", file: "20", env: "30", flag: []string{"0"}, def: "100", inFile: "20", inEnv: "30", inFlag: "0",
 			value: func(c server.Config) any { return c.RatePerSource },
 		},

@@ -74,23 +74,55 @@ func storeCommand() *cli.Command {
 func storeFlags(more ...cli.Flag) []cli.Flag {
 	flags := []cli.Flag{configFlag()}
 	for _, s := range settings {
-		if s.name == "store" {
+		switch s.name {
+		case "store":
 			flags = append(flags, &cli.StringFlag{Name: s.name, Usage: s.usage, Category: s.category, DefaultText: s.fallback, EnvVars: []string{s.variable()}})
+		case "packages":
+			flags = append(flags, &cli.StringSliceFlag{Name: s.name, Usage: s.usage, Category: s.category, DefaultText: s.fallback, EnvVars: []string{s.variable()}})
 		}
 	}
 	return append(flags, more...)
 }
 
-// openStore opens the store that --store, the environment or the file names.
-func openStore(c *cli.Context, opt sql.Options) (*sql.Store, error) {
+// storeConfig is what flags, the environment and the file say of the store.
+func storeConfig(c *cli.Context) (server.Config, error) {
 	cfg := server.Default()
 	if file := c.String("config"); file != "" {
 		if faults := readConfig(file, &cfg); len(faults) > 0 {
-			return nil, coded(exitUsage, errors.Join(faults...))
+			return cfg, coded(exitUsage, errors.Join(faults...))
 		}
 	}
 	if v := c.String("store"); v != "" {
 		cfg.Store = v
+	}
+	m, faults := pairs("packages", c.StringSlice("packages"))
+	if len(faults) > 0 {
+		return cfg, coded(exitUsage, errors.Join(faults...))
+	}
+	if len(m) > 0 {
+		cfg.Packages = m
+	}
+	return cfg, nil
+}
+
+// rowCheck tells which rows a server could not use.
+func rowCheck(c *cli.Context) (func(row any) error, error) {
+	cfg, err := storeConfig(c)
+	if err != nil {
+		return nil, err
+	}
+	check, err := server.RowCheck(cfg.Packages)
+	if err != nil {
+		return nil, coded(exitUsage, err)
+	}
+	return check, nil
+}
+
+// openStore opens the store that --store, the environment or the file names.
+func openStore(c *cli.Context, opt sql.Options) (*sql.Store, error) {
+	cfg, err := storeConfig(c)
+	if err != nil {
+		return nil, err
 	}
 	kind, rest, _ := strings.Cut(cfg.Store, ":")
 	switch {
@@ -165,8 +197,12 @@ func storeCheck(c *cli.Context) error {
 		return err
 	}
 	defer st.Close()
+	check, err := rowCheck(c)
+	if err != nil {
+		return err
+	}
 	bad := 0
-	n, err := server.CheckStore(c.Context, st, time.Now(), func(p server.StoreProblem) {
+	n, err := server.CheckStore(c.Context, st, check, time.Now(), func(p server.StoreProblem) {
 		bad++
 		switch {
 		case c.Bool("json"):
@@ -294,9 +330,13 @@ func storeImport(c *cli.Context) error {
 		return err
 	}
 	defer st.Close()
+	check, err := rowCheck(c)
+	if err != nil {
+		return err
+	}
 	bad := 0
 	n, err := st.Import(c.Context, from, sql.ImportOptions{
-		Merge: c.Bool("merge"), Check: c.Bool("dry-run"), Row: server.CheckRow,
+		Merge: c.Bool("merge"), Check: c.Bool("dry-run"), Row: check,
 		Bad: func(b *sql.BadLine) {
 			if bad++; bad <= shownProblems {
 				fmt.Fprintln(c.App.ErrWriter, clean(b.Error()))

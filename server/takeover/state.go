@@ -51,7 +51,7 @@ func (r *run) publication(v row) (Outcome, string) {
 	}
 	row := pa.PublicationRow{Resource: resource, Event: pkg.Name, ETag: etag, ContentType: pkg.Types[0], Body: body}
 	if err := r.Check(&row); err != nil {
-		return NotTaken, "not a " + pkg.Name + " document: " + clip(err.Error())
+		return NotTaken, clip(err.Error())
 	}
 	h := hash("publication", resource, pkg.Name, etag)
 	st := r.published(resource, pkg.Name)

@@ -344,7 +344,7 @@ func TestPublications(t *testing.T) {
 			x := tables["presentity"]
 			got := map[string]int{"": x.Expired}
 			for r, n := range x.Reasons {
-				if strings.HasPrefix(r, "not a presence document: ") {
+				if strings.HasPrefix(r, "the body is no presence document: ") {
 					r = "*"
 				}
 				got[r] += n
