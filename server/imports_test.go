@@ -35,7 +35,7 @@ var mayImport = map[string][]string{
 	"server":            {"pa/...", "rls/...", "b2b", "xcapclient", "sql", "dialog", "sip/..."},
 	"server/takeover":   {"pa", "pa/pidf", "xcapclient", "sql", "dialog", "sip/..."},
 	"server/servertest": {"server", "dialog", "sip/...", "pa/dialoginfo", "pa/pidf", "rls/rlmi"},
-	"cmd/rollcall":      {"server", "sip/...", "pa/pidf", "pa/winfo", "rls/rlmi", "sql"},
+	"cmd/rollcall":      {"server", "sip/...", "pa/dialoginfo", "pa/mwi", "pa/pidf", "pa/winfo", "rls/rlmi", "sql"},
 	"e2e":               {"e2e/crash"},
 	"e2e/child":         {},
 	"e2e/peer":          {"e2e/child"},

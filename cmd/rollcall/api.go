@@ -287,9 +287,9 @@ func presentityShow(c *cli.Context) error {
 	w := c.App.Writer
 	fmt.Fprintln(w, clean(strings.TrimRight(p.URI+"  "+dash(p.Basic)+"  "+p.Note, " ")))
 	if len(p.Publications) > 0 {
-		t := &table{head: []string{"Publication", "State", "Note", "Updated", "Expires", "Bytes"}, max: []int{0, 0, 40}}
+		t := &table{head: []string{"Publication", "Event", "State", "Note", "Updated", "Expires", "Bytes"}, max: []int{0, 0, 0, 40}}
 		for _, x := range p.Publications {
-			t.add(x.ETag, dash(x.Basic), dash(x.Note), moment(x.Updated), moment(x.Expires), strconv.Itoa(x.Bytes))
+			t.add(x.ETag, x.Event, dash(x.Basic), dash(x.Note), moment(x.Updated), moment(x.Expires), strconv.Itoa(x.Bytes))
 		}
 		fmt.Fprintln(w)
 		if err := t.print(w); err != nil {
@@ -297,9 +297,9 @@ func presentityShow(c *cli.Context) error {
 		}
 	}
 	if len(p.Watchers) > 0 {
-		t := &table{head: []string{"Watcher", "Status", "Handling", "Since"}}
+		t := &table{head: []string{"Watcher", "Event", "Status", "Handling", "Since"}}
 		for _, x := range p.Watchers {
-			t.add(x.URI, dash(x.Status), dash(x.Handling), moment(x.Since))
+			t.add(x.URI, x.Event, dash(x.Status), dash(x.Handling), moment(x.Since))
 		}
 		fmt.Fprintln(w)
 		return t.print(w)

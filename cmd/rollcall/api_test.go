@@ -18,8 +18,8 @@ func TestAPICommands(t *testing.T) {
 	answers := map[string]string{
 		"/api/v1/lists": "{\"lists\":[{\"uri\":\"sip:a@example.com\"},{\"uri\":\"sip:b@example.com\",\n \"more\":1}]}",
 		"/api/v1/list?uri=sip%3Afriends%40example.com": list,
-		"/api/v1/presentity?uri=sip%3Abob%40example.com": `{"uri":"sip:bob@example.com","basic":"open","note":"Here","publications":[{"etag":"t1","basic":"open","note":"Here","updated":"2026-01-02T03:04:05Z","expires":"0001-01-01T00:00:00Z","bytes":221}],
-"watchers":[{"uri":"sip:alice@example.com","status":"active","handling":"allow","since":"2026-01-02T03:04:05Z"}]}`,
+		"/api/v1/presentity?uri=sip%3Abob%40example.com": `{"uri":"sip:bob@example.com","basic":"open","note":"Here","publications":[{"event":"presence","etag":"t1","basic":"open","note":"Here","updated":"2026-01-02T03:04:05Z","expires":"0001-01-01T00:00:00Z","bytes":221}],
+"watchers":[{"event":"dialog","uri":"sip:alice@example.com","status":"active","handling":"allow","since":"2026-01-02T03:04:05Z"}]}`,
 		"/api/v1/auth?presentity=sip%3Aalice%40example.com&watcher=sip%3Abob%40example.com&watcher=tel%3A%2B1201": `{"watcher":"sip:bob@example.com","aliases":["tel:+1201"],"presentity":"sip:alice@example.com","package":"presence","method":"SUBSCRIBE","allowed":true,"status":"active","handling":"allow","basis":"rules","sphere":"work","grants":["all-services","provide-mood"],
 "rules":[{"document":"pres-rules/users/sip:alice@example.com/index","id":"a","matched":true,"handling":"allow","im_handling":"block","conditions":[{"condition":"identity","holds":true,"wants":"sip:bob@example.com","is":"sip:bob@example.com"}]},
 {"document":"d","id":"b\u001b","matched":false,"handling":"confirm","im_handling":"block","conditions":[{"condition":"sphere","holds":false,"wants":"home","is":"work"},{"condition":"{urn:x}moon","holds":false,"is":"not understood"}]},
@@ -107,8 +107,8 @@ sip:bob@example.com  sip:alice@example.com  presence  active *  7     -        s
 		t.Setenv("ROLLCALL_HTTP", s.URL+"/")
 		code, out, errw := execute(t, "presentity", "show", "bob@example.com")
 		for _, want := range []string{
-			"sip:bob@example.com  open  Here\n", "Publication  State  Note  Updated              Expires  Bytes\nt1           open   Here  ",
-			"\nWatcher                Status  Handling  Since\nsip:alice@example.com  active  allow     ",
+			"sip:bob@example.com  open  Here\n", "Publication  Event     State  Note  Updated              Expires  Bytes\nt1           presence  open   Here  ",
+			"\nWatcher                Event   Status  Handling  Since\nsip:alice@example.com  dialog  active  allow     ",
 		} {
 			if !strings.Contains(out, want) {
 				t.Errorf("no %q in\n%s", want, out)

@@ -539,6 +539,49 @@ func TestPublishRemoveAndFile(t *testing.T) {
 	}
 }
 
+func TestPublishEvent(t *testing.T) {
+	p := newPeer(t)
+	for _, c := range []struct {
+		args           []string
+		in, event, typ string
+		note           string
+	}{
+		{[]string{"--event", "dialog"}, `<dialog-info xmlns="urn:ietf:params:xml:ns:dialog-info" version="0" state="full" entity="sip:b@c"/>`, "dialog", "application/dialog-info+xml", ""},
+		{[]string{"--event", "dialog"}, "<x/>", "dialog", "application/dialog-info+xml", "it is sent all the same"},
+		{[]string{"--event", "message-summary"}, "Messages-Waiting: no\r\n", "message-summary", "application/simple-message-summary", ""},
+		{[]string{"--event", "message-summary"}, "hello", "message-summary", "application/simple-message-summary", "it is sent all the same"},
+		{[]string{"--event", "dialog;sla"}, "anything", "dialog;sla", "application/dialog-info+xml", ""},
+		{[]string{"--event", "weather", "--type", "text/plain"}, "rain", "weather", "text/plain", ""},
+	} {
+		s := beginInput(t, c.in, append([]string{"publish", "sip:bob@example.com", "--file", "-", "--server", p.addr()}, c.args...)...)
+		pub := p.expect("PUBLISH ")
+		if field(pub, "Event") != c.event || field(pub, "Content-Type") != c.typ || !strings.HasSuffix(pub, "\r\n\r\n"+c.in) {
+			t.Errorf("%s", pub)
+		}
+		p.send(answer(pub, "200 OK", "x", "SIP-ETag: one", "Expires: 60"))
+		if code := s.wait(); code != 0 || strings.Contains(s.errw.String(), "all the same") != (c.note != "") {
+			t.Errorf("exit code %d, %q", code, s.errw.String())
+		}
+	}
+}
+
+func TestSummary(t *testing.T) {
+	for _, c := range []struct{ ctype, body, basic, note string }{
+		{"application/pidf+xml", pidfOpen, "open", ""},
+		{"application/dialog-info+xml;charset=utf-8", `<dialog-info xmlns="urn:ietf:params:xml:ns:dialog-info"><dialog id="1"><state>early</state></dialog></dialog-info>`, "", "early"},
+		{"application/dialog-info+xml", `<dialog-info xmlns="urn:ietf:params:xml:ns:dialog-info"/>`, "", "idle"},
+		{"application/dialog-info+xml", "x", "", "not readable: not well-formed XML: line 1: text outside the root element"},
+		{"application/simple-message-summary", "Messages-Waiting: yes\r\nVoice-Message: 2/8\r\n", "", "messages waiting, Voice-Message: 2/8"},
+		{"application/simple-message-summary", "x", "", "not readable: message summary: line 1: not a name, a colon and a value"},
+		{"text/plain", "x", "", ""},
+	} {
+		basic, note := summary(c.ctype, []byte(c.body))
+		if basic != c.basic || !strings.HasPrefix(note, c.note) {
+			t.Errorf("%s: %q %q, want %q %q", c.ctype, basic, note, c.basic, c.note)
+		}
+	}
+}
+
 func TestParseServer(t *testing.T) {
 	tests := []struct {
 		in    string

@@ -8,6 +8,9 @@ import (
 	"strings"
 	"time"
 
+	"rollcall/pa/dialoginfo"
+	"rollcall/pa/mwi"
+	"rollcall/pa/winfo"
 	"rollcall/rls/rlmi"
 	"rollcall/sip"
 )
@@ -166,7 +169,9 @@ func routeURI(route string) string {
 func (s *subscription) accept() string {
 	name, _, _ := strings.Cut(s.event, ";")
 	var types []string
-	if t := bodyTypes[name]; t != "" {
+	if strings.HasSuffix(name, ".winfo") {
+		types = append(types, winfo.MediaType)
+	} else if t := bodyTypes[name]; t != "" {
 		types = append(types, t)
 	} else if s.list {
 		types = append(types, "*/*")
@@ -179,9 +184,8 @@ func (s *subscription) accept() string {
 
 var bodyTypes = map[string]string{
 	"presence":        "application/pidf+xml",
-	"presence.winfo":  "application/watcherinfo+xml",
-	"dialog":          "application/dialog-info+xml",
-	"message-summary": "application/simple-message-summary",
+	"dialog":          dialoginfo.MediaType,
+	"message-summary": mwi.MediaType,
 	"reg":             "application/reginfo+xml",
 	"conference":      "application/conference-info+xml",
 }

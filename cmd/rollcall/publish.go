@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/xml"
 	"errors"
@@ -14,12 +15,17 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"rollcall/pa/dialoginfo"
+	"rollcall/pa/mwi"
 	"rollcall/pa/pidf"
 	"rollcall/sip"
 )
 
-// publisher publishes one document of one presentity (RFC 3903 section 4).
+// publisher publishes one document of one presentity (RFC 3903 section 4). event
+// and bodyType are empty for presence.
 type publisher struct {
+	event, bodyType string
+
 	a         *agent
 	uri, from string
 	limit     time.Duration
@@ -39,14 +45,14 @@ func (p *publisher) publish(ctx context.Context, body []byte, expires time.Durat
 	p.cseq++
 	o := outgoing{
 		method: sip.PUBLISH, uri: p.uri, from: "<" + p.from + ">;tag=" + p.tag, to: "<" + p.uri + ">", callID: p.callID, cseq: p.cseq,
-		headers: []string{"Event", "presence", "Expires", strconv.FormatInt(int64(expires/time.Second), 10)},
+		headers: []string{"Event", cmp.Or(p.event, "presence"), "Expires", strconv.FormatInt(int64(expires/time.Second), 10)},
 		body:    body,
 	}
 	if p.etag != "" {
 		o.headers = append(o.headers, "SIP-If-Match", p.etag)
 	}
 	if body != nil {
-		o.bodyType = pidf.MediaType
+		o.bodyType = cmp.Or(p.bodyType, pidf.MediaType)
 	}
 	m, err := p.a.do(ctx, p.limit, func(via string) ([]byte, netip.AddrPort) { return o.append(nil, via), p.a.server })
 	if err != nil {
@@ -81,18 +87,21 @@ func publishCommand() *cli.Command {
 	flags := append(clientFlags(),
 		&cli.StringFlag{Name: "status", Usage: "`STATUS` to publish: open or closed"},
 		&cli.StringFlag{Name: "note", Usage: "`TEXT` for people to read"},
-		&cli.StringFlag{Name: "file", Usage: "publish this PIDF `FILE` instead; - is standard input"},
+		&cli.StringFlag{Name: "file", Usage: "publish this `FILE` instead; - is standard input"},
+		&cli.StringFlag{Name: "event", Value: "presence", Usage: "event package; others than presence take a --file"},
+		&cli.StringFlag{Name: "type", Usage: "media `TYPE` of the file", DefaultText: "that of the package"},
 		&cli.IntFlag{Name: "expires", Value: 3600, Usage: "publish for `SECONDS`"},
 		&cli.StringFlag{Name: "etag", Usage: "entity `TAG` of the publication to replace, refresh (no status) or remove"},
 		&cli.BoolFlag{DisableDefaultText: true, Name: "remove", Usage: "remove the publication --etag"},
 		&cli.BoolFlag{DisableDefaultText: true, Name: "keep", Usage: "stay, refresh in time, remove at the end (Ctrl-C)"},
 	)
 	return &cli.Command{
-		Name: "publish", Usage: "publish the state of a presentity", ArgsUsage: "URI", Flags: flags,
+		Name: "publish", Usage: "publish the state of a presentity, its calls or its mail box", ArgsUsage: "URI", Flags: flags,
 		Description: "Prints the entity tag and the time granted, which a later call needs to replace or remove the state.\n" +
 			"Exit code 3 when the server says 404, 4 when it does not answer, 1 when it refuses.\n\n" +
 			"Examples:\n\n   rollcall publish sip:bob@example.com --status open --note 'In a meeting' --keep\n" +
-			"   rollcall publish sip:bob@example.com --etag 3f9a --remove",
+			"   rollcall publish sip:bob@example.com --etag 3f9a --remove\n" +
+			"   rollcall publish sip:bob@example.com --event dialog --file call.xml",
 		Action: publish,
 	}
 }
@@ -105,6 +114,11 @@ func publish(c *cli.Context) error {
 	body, err := publishBody(c, uri)
 	if err != nil {
 		return err
+	}
+	name, _, _ := strings.Cut(c.String("event"), ";")
+	bodyType := cmp.Or(c.String("type"), bodyTypes[c.String("event")], bodyTypes[name])
+	if body != nil && bodyType == "" {
+		return usagef(c, "--type is missing: the media type of package %s is not known", name)
 	}
 	from := uri
 	if f := c.String("from"); f != "" {
@@ -119,7 +133,7 @@ func publish(c *cli.Context) error {
 	}
 	defer a.close()
 	p := newPublisher(a, uri, from, c.Duration("timeout"))
-	p.etag = c.String("etag")
+	p.etag, p.event, p.bodyType = c.String("etag"), c.String("event"), bodyType
 	if c.Bool("remove") {
 		expires = 0
 	}
@@ -144,8 +158,16 @@ func publish(c *cli.Context) error {
 
 // publishBody is the document to publish, nil to refresh or remove.
 func publishBody(c *cli.Context, uri string) ([]byte, error) {
-	status, file, remove := c.String("status"), c.String("file"), c.Bool("remove")
+	status, file, remove, presence := c.String("status"), c.String("file"), c.Bool("remove"), c.String("event") == "presence"
 	switch {
+	case strings.ContainsAny(c.String("event")+c.String("type"), " \t\r\n"), c.String("event") == "":
+		return nil, usagef(c, "--event and --type have no spaces")
+	case !presence && (status != "" || c.String("note") != ""):
+		return nil, usagef(c, "--status and --note are about presence; --event %s takes a --file", c.String("event"))
+	case !presence && file == "" && c.String("etag") == "":
+		return nil, usagef(c, "--file is missing")
+	case c.String("type") != "" && file == "":
+		return nil, usagef(c, "--type goes with --file")
 	case c.Int("expires") <= 0:
 		return nil, usagef(c, "--expires must be more than 0; --remove removes a publication")
 	case remove && c.String("etag") == "":
@@ -175,10 +197,24 @@ func publishBody(c *cli.Context, uri string) ([]byte, error) {
 	if err != nil {
 		return nil, coded(exitUsage, err)
 	}
-	if _, err := pidf.Parse(b, pidf.Limits{Bytes: 1 << 20}); err != nil {
+	if err := readable(c.String("event"), b); err != nil {
 		note(c, "%s: %v; it is sent all the same", file, err)
 	}
 	return b, nil
+}
+
+// readable tells what is wrong with a document, as far as its package is known.
+func readable(event string, body []byte) error {
+	var err error
+	switch event {
+	case "presence":
+		_, err = pidf.Parse(body, pidf.Limits{Bytes: 1 << 20})
+	case "dialog":
+		_, err = dialoginfo.Parse(body, dialoginfo.Limits{Bytes: 1 << 20})
+	case "message-summary":
+		_, err = mwi.Parse(body)
+	}
+	return err
 }
 
 func (p *publisher) print(c *cli.Context, granted time.Duration) error {

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"rollcall/pa/dialoginfo"
+	"rollcall/pa/mwi"
 	"rollcall/pa/pidf"
 	"rollcall/rls/rlmi"
 )
@@ -109,7 +111,7 @@ func (row *rosterRow) apply(res *rlmi.Resource, n *rlmi.Notification, now time.T
 		row.list = nil
 		if part, ok := n.Part(in.CID); ok {
 			row.bodyType = part.ContentType
-			row.basic, row.note = presence(part.ContentType, part.Body)
+			row.basic, row.note = summary(part.ContentType, part.Body)
 		}
 	}
 	if was.state != row.state || was.reason != row.reason || was.basic != row.basic || was.note != row.note {
@@ -151,6 +153,30 @@ func nameOf(names []rlmi.Name) string {
 		return names[0].Text
 	}
 	return ""
+}
+
+// summary reads what a person wants to know from a member's document.
+func summary(contentType string, body []byte) (basic, note string) {
+	t, _, err := mime.ParseMediaType(contentType)
+	switch {
+	case err != nil:
+	case strings.EqualFold(t, dialoginfo.MediaType):
+		doc, err := dialoginfo.Parse(body, dialoginfo.Limits{Bytes: 4 << 20, Elements: 1 << 16})
+		if err != nil {
+			return "", "not readable: " + err.Error()
+		}
+		if note = doc.Note(); note == "" {
+			note = "idle"
+		}
+		return "", note
+	case strings.EqualFold(t, mwi.MediaType):
+		doc, err := mwi.Parse(body)
+		if err != nil {
+			return "", "not readable: " + err.Error()
+		}
+		return "", doc.Note()
+	}
+	return presence(contentType, body)
 }
 
 // presence reads what a person wants to know from a presence document.
