@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -193,15 +194,17 @@ func pidf(uri, basic, note string) []byte {
 <presence xmlns="urn:ietf:params:xml:ns:pidf" entity="%s"><tuple id="t1"><status><basic>%s</basic></status><note>%s</note></tuple></presence>`, uri, basic, note)
 }
 
-// service is an rls-services document with one inline list.
-func service(uri string, members ...string) string {
+// service is an rls-services document with one inline list for presence.
+func service(uri string, members ...string) string { return serviceFor("presence", uri, members...) }
+
+func serviceFor(pkg, uri string, members ...string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `<?xml version="1.0" encoding="UTF-8"?>
 <rls-services xmlns="urn:ietf:params:xml:ns:rls-services" xmlns:rl="urn:ietf:params:xml:ns:resource-lists"><service uri="%s"><list>`, uri)
 	for _, m := range members {
 		fmt.Fprintf(&b, `<rl:entry uri="%s"/>`, m)
 	}
-	b.WriteString(`</list><packages><package>presence</package></packages></service></rls-services>`)
+	b.WriteString(`</list><packages><package>` + pkg + `</package></packages></service></rls-services>`)
 	return b.String()
 }
 
@@ -213,12 +216,13 @@ type listView struct {
 	cseq    uint32
 	state   map[string]string // by path of URIs: "active open: note", "pending", "terminated rejected", "unknown"
 	nested  map[string]uint32 // next version of each nested list
+	dialogs map[string]uint32 // next version of each member's dialog information
 	changed []string          // paths in the newest NOTIFY
 	full    bool
 }
 
 func newView(t testing.TB, uri string) *listView {
-	return &listView{t: t, uri: uri, state: make(map[string]string), nested: make(map[string]uint32)}
+	return &listView{t: t, uri: uri, state: make(map[string]string), nested: make(map[string]uint32), dialogs: make(map[string]uint32)}
 }
 
 // apply checks a NOTIFY against the rules and xmllint and takes it in.
@@ -282,14 +286,25 @@ func (v *listView) list(msg *rlmi.Notification, path string, version uint32) uin
 			v.nested[key] = v.list(sub, key+" > ", v.nested[key])
 			continue
 		}
-		peer.ValidateXML(t, "presence-all", part.Body)
+		if strings.HasPrefix(part.ContentType, "application/dialog-info+xml") {
+			v.dialogs[key] = dialogInfo(t, part.Body, v.dialogs[key])
+		} else {
+			peer.ValidateXML(t, "presence-all", part.Body)
+		}
 		v.state[key] = "active " + describe(part.Body)
 	}
 	return version + 1
 }
 
-// describe makes a document short: "open: note".
+// describe makes a document short: "open: note", of dialogs their states.
 func describe(body []byte) string {
+	if bytes.Contains(body, []byte("<dialog-info")) {
+		var states []string
+		for _, m := range dialogState.FindAllSubmatch(body, -1) {
+			states = append(states, string(m[1]))
+		}
+		return strings.Join(states, ", ")
+	}
 	between := func(a, b string) string {
 		_, rest, ok := strings.Cut(string(body), a)
 		if !ok {

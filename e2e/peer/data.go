@@ -61,8 +61,8 @@ func ReadTestData(t testing.TB, elem ...string) []byte {
 }
 
 // ValidateXML fails the test when the document is not valid. The schema is the name of a file in e2e/testdata/schemas without
-// its ending: presence-all (PIDF, data model, RPID, CIPID, capabilities, timed status), rlmi, watcherinfo, resource-lists or
-// rls-services.
+// its ending: presence-all (PIDF, data model, RPID, CIPID, capabilities, timed status), dialog-info, rlmi, watcherinfo, resource-lists
+// or rls-services.
 func ValidateXML(t testing.TB, schema string, doc []byte) {
 	t.Helper()
 	if err := CheckXML(t, schema, doc); err != nil {
