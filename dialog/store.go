@@ -64,20 +64,30 @@ type SubscriptionRow struct {
 	ExpiresMS int64
 }
 
-// Check tells why a row cannot be restored, or what in it contradicts itself.
-func (r *SubscriptionRow) Check(packages *Registry) error {
-	id, ok := parseTag([]byte(r.ID))
+// checkOwner tells what is wrong with the part of a row that says whose it is.
+func checkOwner(tag string, shard uint8, resource, event string, packages *Registry) error {
+	id, ok := parseTag([]byte(tag))
 	switch {
 	case !ok:
 		return errors.New("the id is no tag of ours")
-	case tagShard(id) != r.Shard:
-		return fmt.Errorf("shard %d, but the id is of shard %d", r.Shard, tagShard(id))
-	case r.Resource == "":
+	case tagShard(id) != shard:
+		return fmt.Errorf("shard %d, but the id is of shard %d", shard, tagShard(id))
+	case resource == "":
 		return errors.New("no resource")
-	case ShardOf(r.Resource) != r.Shard:
-		return fmt.Errorf("shard %d, but the resource belongs to shard %d", r.Shard, ShardOf(r.Resource))
-	case packages.Find(r.Event) == nil:
-		return fmt.Errorf("unknown event package %q", r.Event)
+	case ShardOf(resource) != shard:
+		return fmt.Errorf("shard %d, but the resource belongs to shard %d", shard, ShardOf(resource))
+	case packages.Find(event) == nil:
+		return fmt.Errorf("unknown event package %q", event)
+	}
+	return nil
+}
+
+// Check tells why a row cannot be restored, or what in it contradicts itself.
+func (r *SubscriptionRow) Check(packages *Registry) error {
+	if err := checkOwner(r.ID, r.Shard, r.Resource, r.Event, packages); err != nil {
+		return err
+	}
+	switch {
 	case r.CallID == "", r.LocalURI == "", r.RemoteURI == "", r.RemoteTag == "", r.RemoteTarget == "":
 		return errors.New("the dialog is not complete: Call-ID, URIs, tag or target is empty")
 	case r.CSeqCeiling >= 1<<31:
@@ -133,18 +143,10 @@ type RemoteRow struct {
 
 // Check tells why a row cannot be restored, or what in it contradicts itself.
 func (r *RemoteRow) Check(packages *Registry) error {
-	id, ok := parseTag([]byte(r.ID))
+	if err := checkOwner(r.ID, r.Shard, r.Resource, r.Event, packages); err != nil {
+		return err
+	}
 	switch {
-	case !ok:
-		return errors.New("the id is no tag of ours")
-	case tagShard(id) != r.Shard:
-		return fmt.Errorf("shard %d, but the id is of shard %d", r.Shard, tagShard(id))
-	case r.Resource == "":
-		return errors.New("no resource")
-	case ShardOf(r.Resource) != r.Shard:
-		return fmt.Errorf("shard %d, but the resource belongs to shard %d", r.Shard, ShardOf(r.Resource))
-	case packages.Find(r.Event) == nil:
-		return fmt.Errorf("unknown event package %q", r.Event)
 	case r.CallID == "", r.LocalURI == "", r.RemoteTarget == "": // nobody need have answered yet
 		return errors.New("the dialog is not complete: Call-ID, URI or target is empty")
 	case r.CSeqCeiling >= 1<<31:
