@@ -224,8 +224,11 @@ func TestRestartKamailioMember(t *testing.T) {
 					t.Errorf("Kamailio answered\n%s", m.Raw)
 				}
 			}
-			for _, m := range peer.Responses(all, false, "NOTIFY") {
-				if m.Status() != 200 {
+			answers := peer.Responses(all, false, "NOTIFY")
+			for _, m := range answers {
+				// Kamailio's processes may send two NOTIFYs at once: the older one that comes second is refused (CORE-13).
+				overtaken := m.Status() == 500 && slices.ContainsFunc(answers, func(o peer.Trace) bool { return o.Status() == 200 && o.CSeq() > m.CSeq() })
+				if m.Status() != 200 && !overtaken {
 					t.Errorf("we answered\n%s", m.Raw)
 				}
 			}
