@@ -176,8 +176,8 @@ func TestCrashEarly(t *testing.T) {
 				in := p.Next(time.Second)
 				if answered {
 					in.Answer(200, "")
-					w.Settle(2 * time.Second)
 				}
+				w.Settle(2 * time.Second) // the first NOTIFY to the watcher is over, too
 				sub.Expect(servertest.Crash)
 				p.Expect(servertest.Crash)
 				com.Crash(time.Second)
