@@ -72,18 +72,22 @@ func TestTrace(t *testing.T) {
 // ends it.
 func TestTraceServe(t *testing.T) {
 	srv, addrs := start(t, "--store", "memory")
+	traces := func(n string) { // one after the other: commands in one process share the library's flags while they parse theirs
+		eventually(t, n+" traces", func() bool {
+			resp, err := http.Get("http://" + addrs["http"] + "/metrics")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			var b strings.Builder
+			resp.Write(&b)
+			return strings.Contains(b.String(), "rollcall_sip_traces "+n+"\n")
+		})
+	}
 	tr := begin(t, "trace", "sip:alice@example.com", "--http", addrs["http"])
+	traces("1")
 	other := begin(t, "trace", "--peer", "127.0.0.1", "--http", addrs["http"], "--json")
-	eventually(t, "two traces", func() bool {
-		resp, err := http.Get("http://" + addrs["http"] + "/metrics")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		var b strings.Builder
-		resp.Write(&b)
-		return strings.Contains(b.String(), "rollcall_sip_traces 2\n")
-	})
+	traces("2")
 	if code, _, _ := execute(t, "publish", "sip:alice@example.com", "--status", "open", "--server", "sip:"+addrs["udp"]); code != 0 {
 		t.Fatalf("publish: exit code %d", code)
 	}
